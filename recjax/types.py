@@ -1,0 +1,61 @@
+"""The contract every recommender fulfils, and the letters that shapes are written in.
+
+A system is a value: a tuple of pure functions over parameters (learned), assets (arrays it
+reads and does not learn: a trie, text vectors, a graph) and a batch. Training, evaluation,
+checkpoints and export know nothing else of it.
+
+Letters:
+  B batch, T time (a history's length), D width, H heads, I items (PAD included), U users,
+  V token vocabulary, K results, L levels of a semantic id, C candidates, S source, N anything
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+Params = Any
+Assets = Any
+# A flat dict; every array leads with B. Keys: `user history target next candidates labels
+# ratings allow deny weight`, and `codes` where ids are codes.
+Batch = Mapping[str, Array]
+Metrics = Mapping[str, tuple[Array, Array]]  # name -> (sum, weight)
+
+PAD = 0  # the id of no item and of no user; row 0 of every table
+
+
+class Ranked(NamedTuple):
+  """Items, best first. A place that nothing fills holds PAD and -inf."""
+
+  ids: Array  # [B, K] int32
+  scores: Array  # [B, K] float32
+
+
+class Loss(NamedTuple):
+  """A sum and the weight it was summed over: the runtime divides once, over all devices."""
+
+  sum: Array  # []
+  weight: Array  # []
+  metrics: Metrics = {}
+  stats: Any = ()  # what `System.update` needs
+
+
+class System(NamedTuple):
+  """What a recommender can do; what it cannot is None."""
+
+  init: Callable[..., Params] | None = None  # (key, assets, batch) -> params
+  loss: Callable[..., Loss] | None = None  # (params, assets, batch, key) -> Loss
+  # Answers.
+  recommend: Callable[..., Ranked] | None = None  # (params, assets, batch, *, k, key=None)
+  score: Callable[..., Array] | None = None  # (params, assets, batch) -> [B, C], or [B, classes]
+  generate: Callable[..., Array] | None = None  # (params, assets, batch, *, key=None) -> [B, T]
+  embed: Callable[..., Array] | None = None  # (params, assets, batch) -> [B, D]
+  # For the few that need them.
+  index: Callable[..., Assets] | None = None  # (params, assets) -> assets, once before answering
+  update: Callable[..., Params] | None = None  # (params, assets, stats, key) -> params
+  trainable: Callable[..., Any] | None = None  # (params) -> labels for optax.multi_transform
+  fit: Callable[..., Params] | None = None  # (assets, interactions) -> params, closed form

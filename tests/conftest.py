@@ -1,0 +1,27 @@
+"""What every test shares: strict rank promotion, and the optional folder of real data."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight virtual devices, so that sharding is tested on any machine.
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("recjax", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("recjax")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+  """The folder of real data sets named by RECJAX_DATA (see the README)."""
+  folder = os.environ.get("RECJAX_DATA", "")
+  if not folder or not pathlib.Path(folder).is_dir():
+    pytest.skip("RECJAX_DATA does not name a folder of real data (see the README)")
+  return pathlib.Path(folder)
