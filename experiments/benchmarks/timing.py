@@ -38,7 +38,7 @@ def rate(
   theirs: list[float] | None = None,
   **more: Any,
 ) -> Figure:
-  """A figure in `unit` (work a second, more is better) from seconds; `ratio` > 1: ours is better."""
+  """A figure in `unit` (work a second) from seconds taken; `ratio` above 1: ours is better."""
   figure: Figure = {"name": name, "value": work / statistics.median(ours), "unit": unit}
   if theirs:
     figure |= {"peer": peer, "peer_value": work / statistics.median(theirs)}
