@@ -7,7 +7,7 @@ Users and items are numbered from 1 in `users` and `items`; row 0 is PAD, the em
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -89,12 +89,7 @@ class Interactions(_Ids):
 
   def take(self, rows: np.ndarray) -> Interactions:
     """The given events (indices or a mask), ids unchanged."""
-    return self._with({name: column[rows] for name, column in self.columns().items()})
-
-  def _with(self, columns: Mapping[str, np.ndarray]) -> Interactions:
-    own = {name: column for name, column in columns.items() if name not in self.fields}
-    fields = {name: columns[name] for name in self.fields}
-    return dataclasses.replace(self, **own, fields=fields)
+    return replace(self, **{name: column[rows] for name, column in self.columns().items()})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,6 +141,18 @@ class Impressions(_Ids):
 
   def __len__(self) -> int:
     return len(self.user)
+
+  def take(self, rows: np.ndarray) -> Impressions:
+    """The given impressions, ids unchanged."""
+    return dataclasses.replace(
+      self,
+      user=self.user[rows],
+      history=self.history.take(rows),
+      candidates=self.candidates.take(rows),
+      labels=self.labels.take(rows),
+      timestamp=None if self.timestamp is None else self.timestamp[rows],
+      history_labels=None if self.history_labels is None else self.history_labels.take(rows),
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,6 +214,26 @@ def from_columns(
   )
 
 
+def replace(x: Interactions, **columns: object) -> Interactions:
+  """The table with other columns (further fields too) or id maps."""
+  fields = {name: columns.pop(name, column) for name, column in x.fields.items()}
+  return dataclasses.replace(x, **columns, fields=fields)
+
+
+def concat(parts: Sequence[Interactions]) -> Interactions:
+  """Tables over the same id maps and columns, one after the other."""
+  first = parts[0]
+  for other in parts[1:]:
+    same = all(
+      getattr(first, n) is getattr(other, n) or np.array_equal(getattr(first, n), getattr(other, n))
+      for n in ("users", "items")
+    )
+    if not same or first.columns().keys() != other.columns().keys():
+      raise ValueError("only tables over the same id maps and columns can be put together")
+  columns = [part.columns() for part in parts]
+  return replace(first, **{n: np.concatenate([c[n] for c in columns]) for n in columns[0]})
+
+
 def renumber(x: Interactions, users: np.ndarray, items: np.ndarray) -> Interactions:
   """The same events under other id maps; every raw id in use must be in them."""
   maps = {}
@@ -244,8 +271,3 @@ def _lookup(old: np.ndarray, new: np.ndarray) -> np.ndarray:
   at = np.searchsorted(new[order], old)
   rows = order[np.minimum(at, len(new) - 1)]
   return np.where(new[rows] == old, rows, PAD).astype(np.int32)
-
-
-def select(x: Interactions, keep: Callable[[Interactions], np.ndarray]) -> Interactions:
-  """The events for which `keep` gives True; ids unchanged."""
-  return x.take(np.asarray(keep(x), bool))

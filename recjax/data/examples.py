@@ -1,0 +1,140 @@
+"""Examples: what one row of a batch holds, as index arithmetic over columns that exist once.
+
+A history is a slice of one flat array of items, so all prefixes of all users cost two integers
+each; rows are padded when a batch is gathered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from recjax.data import interactions, prepare
+from recjax.data.interactions import Impressions, Interactions
+from recjax.data.ragged import Ragged
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+  """E examples. `left` rows are padded at the left (histories), `right` rows at the right."""
+
+  dense: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # name -> [E, ...]
+  left: Mapping[str, Ragged] = dataclasses.field(default_factory=dict)  # name -> E rows
+  right: Mapping[str, Ragged] = dataclasses.field(default_factory=dict)  # name -> E rows
+
+  def __post_init__(self):
+    sizes = {name: len(c) for name, c in {**self.dense, **self.left, **self.right}.items()}
+    if not sizes or len(set(sizes.values())) > 1:
+      raise ValueError(f"the columns must be there and equally long, they have {sizes}")
+
+  def __len__(self) -> int:
+    return len(next(iter({**self.dense, **self.left, **self.right}.values())))
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """[E] the longest left-padded row of each example: what bucketing goes by."""
+    return np.max([r.lengths for r in self.left.values()], axis=0, initial=0)
+
+  def widths(self, max_len: int) -> dict[str, int]:
+    """Widths that hold every right-padded row, and left-padded ones up to `max_len`."""
+    right = {name: int(max(r.lengths.max(initial=1), 1)) for name, r in self.right.items()}
+    return {**{name: max_len for name in self.left}, **right}
+
+  def gather(self, rows: np.ndarray, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The batch of these rows: name -> [len(rows), ...]."""
+    return {
+      **{name: c[rows] for name, c in self.dense.items()},
+      **{name: r.left_padded(rows, widths[name]) for name, r in self.left.items()},
+      **{name: r.right_padded(rows, widths[name]) for name, r in self.right.items()},
+    }
+
+  def take(self, rows: np.ndarray) -> Examples:
+    return Examples(
+      {name: c[rows] for name, c in self.dense.items()},
+      {name: r.take(rows) for name, r in self.left.items()},
+      {name: r.take(rows) for name, r in self.right.items()},
+    )
+
+
+def events(x: Interactions) -> Examples:
+  """One example an event: `user`, `target`, and `ratings` where there are some."""
+  ratings = {} if x.rating is None else {"ratings": x.rating}
+  return Examples({"user": x.user, "target": x.item, **ratings})
+
+
+def sequences(x: Interactions, max_len: int, *, stride: int | None = None) -> Examples:
+  """One example a user: `history`, and `next`, the item that follows each of its places.
+
+  A user with more than `max_len` + 1 events gives the last ones; with a `stride`, also the
+  windows that end that many events earlier each time, until all events are covered.
+  """
+  start, stop = _users(x)
+  if stride is not None:
+    if stride < 1:
+      raise ValueError(f"stride must be at least 1, it is {stride}")
+    windows = 1 + np.maximum(-(-(stop - start - 1 - max_len) // stride), 0)
+    nth = np.arange(windows.sum()) - np.repeat(np.cumsum(windows) - windows, windows)
+    start, stop = np.repeat(start, windows), np.repeat(stop, windows) - nth * stride
+  start = np.maximum(start, stop - max_len - 1)
+  long = stop - start >= 2  # one event alone has no next
+  start, stop = start[long], stop[long]
+  return Examples(
+    {"user": x.user[start]},
+    {"history": Ragged(x.item, start, stop - 1), "next": Ragged(x.item, start + 1, stop)},
+  )
+
+
+def prefixes(x: Interactions) -> Examples:
+  """One example an event but a user's first: `history`, all before it, and `target`."""
+  start, _ = prepare.bounds(x)
+  return _until(x, start, np.flatnonzero(np.arange(len(x)) > start))
+
+
+def next_events(before: Interactions, x: Interactions) -> Examples:
+  """One example an event of `x`: `history` is all that its user did before it, in either."""
+  both = interactions.concat([before, x])
+  rows = np.argsort(both.user, kind="stable")
+  both, is_event = both.take(rows), rows >= len(before)
+  start, _ = prepare.bounds(both)
+  return _until(both, start, np.flatnonzero(is_event))
+
+
+def sets(before: Interactions, x: Interactions) -> Examples:
+  """One example a user of `x`: `history`, all of `before`, and `target`, all of the user's `x`."""
+  prepare.check_ordered(before)
+  grouped = x.take(np.argsort(x.user, kind="stable"))
+  start, stop = _users(grouped)
+  user = grouped.user[start]
+  first = np.searchsorted(before.user, user, "left")
+  last = np.searchsorted(before.user, user, "right")
+  return Examples(
+    {"user": user},
+    {"history": Ragged(before.item, first, last)},
+    {"target": Ragged(grouped.item, start, stop)},
+  )
+
+
+def impressions(x: Impressions) -> Examples:
+  """One example an impression: `user`, `history`, `candidates` and their `labels`."""
+  return Examples(
+    {"user": x.user}, {"history": x.history}, {"candidates": x.candidates, "labels": x.labels}
+  )
+
+
+def deny_seen(examples: Examples) -> Examples:
+  """Adds `deny`, the items of the whole history: what a protocol without repeats leaves out."""
+  return dataclasses.replace(examples, right={**examples.right, "deny": examples.left["history"]})
+
+
+def _until(x: Interactions, start: np.ndarray, rows: np.ndarray) -> Examples:
+  history = Ragged(x.item, start[rows], rows)
+  return Examples({"user": x.user[rows], "target": x.item[rows]}, {"history": history})
+
+
+def _users(x: Interactions) -> tuple[np.ndarray, np.ndarray]:
+  """Where the events of each user that has any start and stop."""
+  prepare.check_ordered(x)
+  first = np.flatnonzero(np.diff(x.user, prepend=-1))
+  return first, np.append(first[1:], len(x))

@@ -1,0 +1,118 @@
+"""Batches: a deterministic plan for each epoch, read through Grain, resumed at the exact batch.
+
+Batch i of a run is a function of (examples, sizes, seed, i) alone. So its position is one
+integer, threads may prefetch in any order, and each process gathers its own rows of the same
+global batch. Gathering is vectorised; there is no loop over examples.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+
+HostBatch = dict[str, np.ndarray]
+# Runs on the whole global batch, so that a draw does not depend on the number of processes.
+Transform = Callable[[HostBatch, np.random.Generator], HostBatch]
+
+
+class Source(Protocol):
+  """What can be gathered by row: `examples.Examples` in memory, `records.Records` on disk."""
+
+  lengths: np.ndarray  # [E], what bucketing goes by
+
+  def __len__(self) -> int: ...
+
+  def widths(self, max_len: int) -> dict[str, int]: ...
+
+  def gather(self, rows: np.ndarray, widths: Mapping[str, int]) -> HostBatch: ...
+
+
+class Batches:
+  """All batches of a run by index, a `grain.RandomAccessDataSource`.
+
+  Every array leads with `batch_size` rows. `weight` is 1 for an example and 0 for a row that
+  only fills the last batch of a bucket (a copy of the batch's first example).
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    batch_size: int,
+    *,
+    max_len: int | Sequence[int],  # the width of histories, or the widths of length buckets
+    seed: int | None = None,  # None: in order, as evaluation wants it
+    epochs: int | None = 1,  # None: for ever
+    shard: tuple[int, int] = (0, 1),  # (this process, processes)
+    transforms: Sequence[Transform] = (),
+  ):
+    buckets = [max_len] if isinstance(max_len, int) else list(max_len)
+    index, count = shard
+    if not len(source):
+      raise ValueError("there are no examples to batch")
+    if batch_size < 1 or batch_size % count or not 0 <= index < count:
+      raise ValueError(f"a batch of {batch_size} does not split over process {index} of {count}")
+    if buckets != sorted(set(buckets)) or buckets[0] < 1:
+      raise ValueError(f"the bucket widths must be positive and ascending, they are {buckets}")
+    self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
+    self._source, self._transforms = source, tuple(transforms)
+    self._mine = slice(index * batch_size // count, (index + 1) * batch_size // count)
+    self._widths = [source.widths(width) for width in buckets]
+    # A row goes to the narrowest bucket that holds it; the widest cuts what is longer still.
+    place = np.zeros(len(source), np.int64)
+    if len(buckets) > 1:
+      place = np.minimum(np.searchsorted(buckets, source.lengths), len(buckets) - 1)
+    self._members = [np.flatnonzero(place == b) for b in range(len(buckets))]
+    self.per_epoch = sum(-(-len(rows) // batch_size) for rows in self._members)
+    self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
+
+  def __len__(self) -> int:
+    # Grain wants a length: for ever is more batches than any run counts.
+    return self.per_epoch * self.epochs if self.epochs is not None else 2**62
+
+  def __getitem__(self, index: int) -> HostBatch:
+    epoch, nth = divmod(int(index), self.per_epoch)
+    rows, bucket = self._plan(epoch)
+    rows, widths = rows[nth], self._widths[bucket[nth]]
+    if not self._transforms:
+      rows = rows[self._mine]
+    # Row 0 of a planned batch is always real, but this process's share may be all filling.
+    batch = self._source.gather(np.where(rows < 0, self._first(epoch, nth), rows), widths)
+    batch["weight"] = (rows >= 0).astype(np.float32)
+    if self._transforms:
+      rng = np.random.default_rng([self.seed or 0, int(index)])
+      for transform in self._transforms:
+        batch = transform(batch, rng)
+      batch = {name: column[self._mine] for name, column in batch.items()}
+    return batch
+
+  def _first(self, epoch: int, nth: int) -> int:
+    return self._plan(epoch)[0][nth, 0]
+
+  def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The epoch's rows [M, B], -1 where there is none, and buckets [M]."""
+    rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
+    plans = []
+    for rows in self._members:
+      rows = rows if rng is None else rng.permutation(rows)
+      filling = np.full(-len(rows) % self.batch_size, -1)
+      plans.append(np.concatenate([rows, filling]).reshape(-1, self.batch_size))
+    plan = np.concatenate(plans)
+    bucket = np.repeat(np.arange(len(plans)), [len(p) for p in plans])
+    if rng is not None and len(plans) > 1:
+      mixed = rng.permutation(len(plan))
+      plan, bucket = plan[mixed], bucket[mixed]
+    return plan, bucket
+
+
+def load(batches: Batches, *, threads: int = 1, prefetch: int = 4) -> grain.DatasetIterator:
+  """Iterates with `threads` gathering up to `prefetch` batches ahead.
+
+  `get_state()` gives the position, a small dict that saves as JSON; `set_state(position)` makes
+  the next batch the one that would have come.
+  """
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+  return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
