@@ -1,0 +1,226 @@
+"""Losses as pure functions. Each returns (sum, weight): what counted, and how much of it.
+
+Masks are True = keep, named `where`, and broadcast against the loss of one example. Nothing
+is divided here; `types.Loss` carries both numbers to the one place that divides. All in float32.
+A masked-out example may hold anything, NaN included, and changes neither value nor gradient.
+
+Letters: [...] any leading axes, I classes, M negatives, C candidates.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from recjax.types import Array
+
+Total = tuple[Array, Array]  # (sum, weight), both []
+
+
+def total(values: Array, where: Array | None = None) -> Total:
+  """Sums per-example values; `where` may be a mask or weights of at most their rank."""
+  values = values.astype(jnp.float32)
+  if where is None:
+    return values.sum(), jnp.float32(values.size)
+  _check_mask(values, where)
+  weight = where.astype(jnp.float32).reshape(where.shape + (1,) * (values.ndim - where.ndim))
+  weight = jnp.broadcast_to(weight, values.shape)
+  return jnp.where(weight != 0, values * weight, 0.0).sum(), weight.sum()
+
+
+def softmax_xent(
+  logits: Array,  # [..., I]
+  labels: Array,  # [...] int
+  where: Array | None = None,
+  *,
+  smoothing: float = 0.0,
+  z_loss: float = 0.0,
+) -> Total:
+  """Softmax cross-entropy; label smoothing spreads over all I, z-loss is z * log(Z)^2 (T5X).
+
+  Classes with a logit of -inf are left out, of the smoothing too.
+  """
+  _check_shape("labels", labels, logits.shape[:-1])
+  logits, labels = _quiet(logits, where), _quiet(labels, where)
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  loss = log_z - picked
+  if smoothing:
+    there = jnp.isfinite(logits)
+    mean = jnp.where(there, logits, 0.0).sum(-1) / jnp.maximum(there.sum(-1), 1)
+    loss = (1 - smoothing) * loss + smoothing * (log_z - mean)
+  if z_loss:
+    loss += z_loss * jnp.square(log_z)
+  return total(loss, where)
+
+
+def sampled_softmax_xent(
+  positive: Array,  # [...] logit of the target
+  negatives: Array,  # [..., M] logits of sampled items
+  where: Array | None = None,
+  *,
+  log_q_positive: Array | None = None,  # [...]
+  log_q_negatives: Array | None = None,  # [..., M]
+  negatives_where: Array | None = None,  # [..., M], False drops one (an accidental hit)
+) -> Total:
+  """Cross-entropy over the target and a sample, each logit less log q, its sampling probability.
+
+  With both log q, the expectation of the gradient tends to the full softmax's as M grows
+  (Bengio & Senecal 2003). Leave out `log_q_positive` for the form of Yi et al. (RecSys 2019)
+  only when the target is in the sample by construction.
+  """
+  _check_shape("negatives", negatives, positive.shape + negatives.shape[-1:])
+  if log_q_positive is not None:
+    positive = positive - log_q_positive
+  if log_q_negatives is not None:
+    negatives = negatives - log_q_negatives
+  if negatives_where is not None:
+    negatives = jnp.where(negatives_where, negatives, -jnp.inf)
+  logits = jnp.concatenate([positive[..., None], negatives], axis=-1)
+  return softmax_xent(logits, jnp.zeros(positive.shape, jnp.int32), where)
+
+
+def gbce(
+  positive: Array,  # [...]
+  negatives: Array,  # [..., M], uniform
+  where: Array | None = None,
+  *,
+  num_items: int,  # items that can be drawn as negatives of one example
+  t: float,
+) -> Total:
+  """Generalised BCE of gSASRec (Petrov & Macdonald, RecSys 2023), eq. 7 to 9.
+
+  The positive's probability is raised to beta = a (t (1 - 1/a) + 1/a) with a = M / num_items:
+  t = 0 is plain BCE, t = 1 is calibrated for the sampling rate.
+  """
+  _check_shape("negatives", negatives, positive.shape + negatives.shape[-1:])
+  alpha = negatives.shape[-1] / num_items
+  beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+  positive, negatives = _quiet(positive, where), _quiet(negatives, where)
+  return total(-beta * jax.nn.log_sigmoid(positive) + jax.nn.softplus(negatives).sum(-1), where)
+
+
+def bce(logits: Array, labels: Array, where: Array | None = None) -> Total:
+  """Binary cross-entropy with logits; labels in [0, 1]."""
+  _check_shape("labels", labels, logits.shape)
+  logits, labels = _quiet(logits, where), _quiet(labels, where)
+  return total(jax.nn.softplus(logits) - labels * logits, where)
+
+
+def squared(predicted: Array, wanted: Array, where: Array | None = None) -> Total:
+  _check_shape("wanted", wanted, predicted.shape)
+  return total(jnp.square(_quiet(predicted, where) - _quiet(wanted, where)), where)
+
+
+def bpr(positive: Array, negatives: Array, where: Array | None = None) -> Total:
+  """Bayesian personalised ranking (Rendle et al., UAI 2009): the mean over M negatives."""
+  _check_shape("negatives", negatives, positive.shape + negatives.shape[-1:])
+  margin = _quiet(positive, where)[..., None] - _quiet(negatives, where)
+  return total(-jax.nn.log_sigmoid(margin).mean(-1), where)
+
+
+def bpr_max(
+  positive: Array, negatives: Array, where: Array | None = None, *, regularization: float = 1.0
+) -> Total:
+  """BPR-max of GRU4Rec (Hidasi & Karatzoglou, CIKM 2018): hard negatives by softmax weight."""
+  _check_shape("negatives", negatives, positive.shape + negatives.shape[-1:])
+  positive, negatives = _quiet(positive, where), _quiet(negatives, where)
+  log_weight = jax.nn.log_softmax(negatives, axis=-1)
+  # log sum_j w_j sigmoid(p - n_j), in log space so that a hopeless example keeps a gradient
+  log_win = jax.nn.logsumexp(
+    log_weight + jax.nn.log_sigmoid(positive[..., None] - negatives), axis=-1
+  )
+  penalty = (jnp.exp(log_weight) * jnp.square(negatives)).sum(-1)
+  return total(-log_win + regularization * penalty, where)
+
+
+def top1_max(positive: Array, negatives: Array, where: Array | None = None) -> Total:
+  """TOP1-max of GRU4Rec: sigmoid(n - p) + sigmoid(n^2), weighted by the negatives' softmax."""
+  _check_shape("negatives", negatives, positive.shape + negatives.shape[-1:])
+  positive, negatives = _quiet(positive, where), _quiet(negatives, where)
+  weight = jax.nn.softmax(negatives, axis=-1)
+  loss = jax.nn.sigmoid(negatives - positive[..., None]) + jax.nn.sigmoid(jnp.square(negatives))
+  return total((weight * loss).sum(-1), where)
+
+
+def infonce(
+  queries: Array,  # [B, D]
+  keys: Array,  # [B, D]; row i is the positive of query i, the others its negatives
+  where: Array | None = None,  # [B]; a row that does not count is nobody's negative either
+  *,
+  temperature: float,
+  extra: Array | None = None,  # [M, D], further negatives of every query
+  collide: Array | None = None,  # [B, B], True where a key must not be a query's negative
+) -> Total:
+  """InfoNCE with in-batch negatives. It couples the rows of a batch, so it sees one device's
+  batch unless the caller gathers the keys, and does not accumulate over micro-batches."""
+  _check_shape("keys", keys, queries.shape)
+  queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
+  if where is not None:
+    queries, keys = (jnp.where(where[:, None] != 0, x, 0.0) for x in (queries, keys))
+  logits = queries @ keys.T / temperature  # [B, B]
+  own = jnp.eye(len(keys), dtype=bool)
+  drop = jnp.zeros_like(own) if collide is None else collide
+  if where is not None:
+    drop = drop | (where == 0)[None, :]
+  logits = jnp.where(drop & ~own, -jnp.inf, logits)
+  if extra is not None:
+    logits = jnp.concatenate([logits, queries @ extra.astype(jnp.float32).T / temperature], -1)
+  return softmax_xent(logits, jnp.arange(len(keys)), where)
+
+
+def multiple_pairwise_ranking(
+  close: Array,  # [B] similarity of a user's two nearer views
+  middle: Array,  # [B, N] similarities with the user's augmented views
+  far: Array,  # [B, M] similarities with other users
+  where: Array | None = None,
+  *,
+  weight: Array,  # [B] in [0, 1], the share of close over middle
+  far_where: Array | None = None,  # [B, M]
+) -> Total:
+  """The ranking of AdaptSSR (Yu et al., NeurIPS 2023): close over middle over far, one BPR term.
+
+  -log sigmoid(w (close - max middle) + (1 - w) (min middle - max far)): the hardest view on
+  each side. w is the augmentation-adaptive weight; it is a constant to the gradient if the
+  caller makes it one. A user with nobody far ranks close over middle alone.
+  """
+  _check_shape("middle", middle, close.shape + middle.shape[-1:])
+  _check_shape("far", far, close.shape + far.shape[-1:])
+  close, middle, far, weight = (_quiet(x, where) for x in (close, middle, far, weight))
+  there = jnp.ones(far.shape, bool) if far_where is None else far_where
+  hardest = jnp.max(far, axis=-1, where=there, initial=-jnp.inf)
+  gap = jnp.where(there.any(-1), middle.min(-1) - hardest, 0.0)
+  margin = weight * (close - middle.max(-1)) + (1 - weight) * gap
+  return total(-jax.nn.log_sigmoid(margin), where)
+
+
+def kl(log_p: Array, log_q: Array, where: Array | None = None) -> Total:
+  """KL(p || q) of normalised log-probabilities [..., I]; 0 log 0 is 0."""
+  _check_shape("log_q", log_q, log_p.shape)
+  log_p, log_q = _quiet(log_p, where), _quiet(log_q, where)
+  p = jnp.exp(log_p)
+  gap = jnp.where(p > 0, log_p, 0.0) - jnp.where(p > 0, log_q, 0.0)
+  return total((p * gap).sum(-1), where)
+
+
+def _quiet(x: Array, where: Array | None) -> Array:
+  """Float32 (ints stay), with 0 where masked, so that no NaN passes value or gradient."""
+  if jnp.issubdtype(x.dtype, jnp.floating):
+    x = x.astype(jnp.float32)
+  if where is None:
+    return x
+  _check_mask(x, where)
+  mask = jnp.broadcast_to(where.reshape(where.shape + (1,) * (x.ndim - where.ndim)), x.shape)
+  return jnp.where(mask != 0, x, jnp.zeros((), x.dtype))
+
+
+def _check_mask(x: Array, where: Array) -> None:
+  if where.ndim > x.ndim or any(
+    w not in (1, n) for w, n in zip(where.shape, x.shape, strict=False)
+  ):
+    raise ValueError(f"`where` of shape {where.shape} does not mask values of shape {x.shape}")
+
+
+def _check_shape(name: str, x: Array, wanted: tuple[int, ...]) -> None:
+  if x.shape != wanted:
+    raise ValueError(f"`{name}` must have shape {wanted}, it has {x.shape}")
