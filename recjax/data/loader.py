@@ -89,6 +89,11 @@ class Batches:
       batch = {name: column[self._mine] for name, column in batch.items()}
     return batch
 
+  def bucket(self, index: int) -> int:
+    """The length bucket of batch `index`: batches of one bucket have one shape."""
+    epoch, nth = divmod(int(index), self.per_epoch)
+    return int(self._plan(epoch)[1][nth])
+
   def _first(self, epoch: int, nth: int) -> int:
     return self._plan(epoch)[0][nth, 0]
 

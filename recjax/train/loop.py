@@ -1,0 +1,300 @@
+"""The training loop: the same for every system, resumable to the bit, quiet about what it hides.
+
+Batch i is a function of i, and so are the key of step i and the grouping of fused steps. A run
+that is killed and started again in the same folder therefore ends as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from recjax.data import loader
+from recjax.train import checkpoint, evaluate, log, optim, process, signals
+from recjax.train import mesh as meshes
+from recjax.train import state as states
+from recjax.train import step as steps
+from recjax.train.meter import Meter
+from recjax.types import Assets, Params, System
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One stage of training."""
+
+  steps: int
+  optimizer: optim.Config = dataclasses.field(default_factory=optim.Config)
+  seed: int = 0
+  accumulate: int = 1  # micro-batches a step
+  fuse: int = 1  # steps a call; for models so small that dispatch binds them
+  ema: float = 0.0  # decay of the running mean of parameters that is evaluated; 0: none
+  compute_dtype: str | None = None  # "bfloat16": parameters are cast for the loss
+  skip_bad: bool = False  # leave out updates that are not finite, instead of stopping
+  max_loss: float = 1e6  # a mean loss beyond this has exploded
+  log_every: int = 100
+  eval_every: int = 0  # 0: at the end only
+  save_every: int = 1000  # and after each evaluation and at the end
+  keep_last: int = 2
+  best: str | None = None  # the metric that chooses a checkpoint; more is better
+  patience: int = 0  # evaluations without a better one before stopping; 0: never
+  profile: tuple[int, int] | None = None  # trace these steps into workdir/profile
+
+  def __post_init__(self):
+    for name in ("steps", "accumulate", "fuse", "log_every", "save_every", "keep_last"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}")
+    for name in ("log_every", "eval_every", "save_every"):
+      if getattr(self, name) % self.fuse:
+        raise ValueError(
+          f"{name} {getattr(self, name)} is not a multiple of fuse {self.fuse}: fused steps end"
+          " together"
+        )
+    if self.patience and not self.best:
+      raise ValueError("patience needs `best`, the metric to be patient about")
+
+
+class Result(NamedTuple):
+  state: states.State
+  params: Params  # the best by `Config.best` where one was measured, else the last
+  metrics: Mapping[str, float]  # of those parameters, from the last evaluation of them
+  stopped_by: int | None = None  # the signal that ended the run early
+
+
+def fit(
+  system: System,
+  assets: Assets,
+  train: loader.Batches,
+  cfg: Config,
+  *,
+  suites: Sequence[evaluate.Suite] = (),
+  workdir: str | os.PathLike | None = None,  # None: nothing is kept
+  mesh: Mesh | None = None,
+  rules: meshes.Rules = (),
+  init_from: Callable[[Params], Params] | None = None,  # fresh params -> those to start from
+  fingerprint: Mapping[str, Any] | None = None,  # further config that a resumed run must share
+) -> Result:
+  """Trains from where `workdir` left off, or afresh."""
+  mesh = mesh or meshes.make_mesh()
+  optimizer = optim.make(cfg.optimizer, cfg.steps, system)
+  assets = meshes.put(assets, mesh, rules)
+  example = meshes.put_batch(train[0], mesh)
+  state = _fresh(system, optimizer, assets, example, cfg, mesh, rules)
+  saved = None
+  if workdir is not None:
+    saved = checkpoint.Checkpoints(
+      pathlib.Path(workdir) / "checkpoints",
+      fingerprint={**_fingerprint(cfg), **(fingerprint or {}), "system": _shapes(state.params)},
+      keep_last=cfg.keep_last,
+      best=cfg.best,
+    )
+  meter = Meter(saved, best=cfg.best, max_loss=cfg.max_loss)
+  found = saved.restore_latest(state) if saved else None
+  if found is not None:
+    state, meta = found
+    meter.resume(meta)
+    _logger.info("goes on from step %d of %d in %s", int(state.step), cfg.steps, workdir)
+  elif init_from is not None:
+    params = meshes.put(init_from(state.params), mesh, rules)
+    state = state._replace(
+      params=params,
+      opt_state=jax.jit(optimizer.init)(params),
+      ema=jax.tree.map(lambda x: x.copy(), params) if cfg.ema else (),
+    )
+  out = log.Log(workdir, resume_from=int(state.step))
+  run = _Compiled(system, optimizer, cfg, meter)
+  source = loader.load(train)
+  at = int(state.step)
+  source.set_state({"next_index": at})
+  save = _saver(saved, meter)
+  done = _finished(cfg, meter, at)
+
+  with signals.Stop() as stop:
+    try:
+      while not done:
+        size = _group(train, at, cfg)
+        started = time.perf_counter()
+        host = [next(source) for _ in range(size)]
+        batch = (
+          meshes.put_batch(_stack(host), mesh, stacked=True)
+          if size > 1
+          else meshes.put_batch(host[0], mesh)
+        )
+        meter.loaded(time.perf_counter() - started)
+        _profile(cfg, workdir, at, size)
+        state, metrics = run(state, assets, batch, stacked=size > 1)
+        meter.fetch()  # of the group before, while this one runs
+        meter.pending = (at, size, metrics, train)
+        at += size
+        due = at % cfg.log_every == 0 or at == cfg.steps
+        evaluates = at == cfg.steps or (cfg.eval_every and at % cfg.eval_every == 0)
+        stops = stop.agreed()
+        if due or evaluates or stops or at % cfg.save_every == 0:
+          meter.fetch()
+        if due:
+          out.write(at, _report(cfg, meter, train, state))
+        if evaluates and suites:
+          began = time.perf_counter()
+          params = states.answering(state)
+          measured = evaluate.evaluate(params, assets, suites, system=system, mesh=mesh)
+          meter.evaluated(at, measured)
+          out.write(at, measured)
+          meter.paused += time.perf_counter() - began
+        done = _finished(cfg, meter, at)
+        if evaluates or stops or done or at % cfg.save_every == 0:
+          save(state, at, measured=bool(evaluates and suites))
+        if stops:
+          break
+    finally:
+      out.close()
+      if saved is not None:
+        saved.close()
+  return _result(state, saved, meter, None if done else stop.signal)
+
+
+def solve(
+  system: System,
+  assets: Assets,
+  interactions: Any,
+  *,
+  suites: Sequence[evaluate.Suite] = (),
+  workdir: str | os.PathLike | None = None,
+  mesh: Mesh | None = None,
+) -> Result:
+  """The counterpart of `fit` for systems in closed form: counts, neighbours, least squares."""
+  mesh = mesh or meshes.make_mesh()
+  params = meshes.put(system.fit(assets, interactions), mesh)
+  metrics = evaluate.evaluate(params, meshes.put(assets, mesh), suites, system=system, mesh=mesh)
+  state = states.State(np.int32(1), params, (), np.zeros(2, np.uint32))
+  if workdir is not None:
+    saved = checkpoint.Checkpoints(
+      pathlib.Path(workdir) / "checkpoints", fingerprint={"system": _shapes(params)}
+    )
+    saved.save(state, {"step": 1, "metrics": metrics})
+    saved.close()
+    out = log.Log(workdir)
+    out.write(1, metrics)
+    out.close()
+  return Result(state, params, metrics)
+
+
+def _fresh(system, optimizer, assets, batch, cfg: Config, mesh, rules) -> states.State:
+  def create(key, assets, batch):
+    return states.create(system, optimizer, assets, batch, key, ema=bool(cfg.ema))
+
+  key = jax.random.key(cfg.seed)
+  placed = meshes.shardings(jax.eval_shape(create, key, assets, batch), mesh, rules)
+  return jax.jit(create, out_shardings=placed)(key, assets, batch)
+
+
+class _Compiled:
+  """The step, compiled once for each shape of batch; the state is donated."""
+
+  def __init__(self, system, optimizer, cfg: Config, meter: Meter):
+    one = steps.make_step(
+      system,
+      optimizer,
+      accumulate=cfg.accumulate,
+      ema=cfg.ema,
+      compute_dtype=cfg.compute_dtype,
+      skip_bad=cfg.skip_bad,
+    )
+    options = {"donate_argnums": 0, "compiler_options": dict(process.train_options())}
+    self._one, self._many = jax.jit(one, **options), jax.jit(steps.fuse(one), **options)
+    self._made: dict[Any, Callable] = {}
+    self._meter = meter
+
+  def __call__(self, state, assets, batch, *, stacked: bool):
+    shape = (stacked, *((name, x.shape) for name, x in sorted(batch.items())))
+    if shape not in self._made:
+      began = time.perf_counter()
+      lowered = (self._many if stacked else self._one).lower(state, assets, batch)
+      if not self._meter.flops:
+        single = lowered
+        if stacked:  # a loop's body is counted once or not at all: count one step
+          single = self._one.lower(state, assets, {k: v[0] for k, v in batch.items()})
+        self._meter.flops = float((single.cost_analysis() or {}).get("flops", 0.0))
+      self._made[shape] = lowered.compile()
+      self._meter.paused += time.perf_counter() - began
+    return self._made[shape](state, assets, batch)
+
+
+def _saver(saved: checkpoint.Checkpoints | None, meter: Meter):
+  def save(state: states.State, at: int, *, measured: bool) -> None:
+    if saved is None:
+      return
+    # A copy: the next step donates the state's buffers while Orbax still reads them.
+    copied = jax.tree.map(lambda x: x.copy(), state)
+    metrics = meter.metrics if measured else {}
+    saved.save(copied, {"step": at, "metrics": metrics, "meter": meter.kept()})
+
+  return save
+
+
+def _finished(cfg: Config, meter: Meter, at: int) -> bool:
+  return at >= cfg.steps or bool(cfg.patience and meter.stale >= cfg.patience)
+
+
+def _report(cfg: Config, meter: Meter, train: loader.Batches, state: states.State):
+  skipped = {"skipped": float(state.skipped)} if cfg.skip_bad else {}
+  return {**meter.report(train.batch_size), **skipped}
+
+
+def _group(train: loader.Batches, at: int, cfg: Config) -> int:
+  """How many steps from `at` go in one call: all `fuse` of them, if aligned and of one shape."""
+  end = at + cfg.fuse
+  if cfg.fuse == 1 or at % cfg.fuse or end > cfg.steps:
+    return 1
+  return cfg.fuse if len({train.bucket(i) for i in range(at, end)}) == 1 else 1
+
+
+def _stack(batches: Sequence[loader.HostBatch]) -> loader.HostBatch:
+  return {name: np.stack([b[name] for b in batches]) for name in batches[0]}
+
+
+def _result(state, saved, meter: Meter, stopped_by: int | None) -> Result:
+  params = states.answering(state)
+  best = saved.best() if saved is not None and meter.best is not None else None
+  if best is None or best.step == int(state.step):
+    return Result(state, params, meter.metrics, stopped_by)
+  chosen = checkpoint.restore(best.path, state)
+  return Result(state, states.answering(chosen), best.meta["metrics"], stopped_by)
+
+
+def _profile(cfg: Config, workdir, at: int, size: int) -> None:
+  if cfg.profile is None or workdir is None:
+    return
+  first, last = cfg.profile
+  if at <= first < at + size:
+    jax.profiler.start_trace(os.fspath(pathlib.Path(workdir) / "profile"))
+  elif at <= last < at + size:
+    jax.profiler.stop_trace()
+
+
+# What changes neither the parameters nor the metrics, so may change under a run.
+_FREE = ("log_every", "save_every", "keep_last", "profile", "max_loss", "steps")
+
+
+def _fingerprint(cfg: Config) -> dict[str, Any]:
+  kept = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+  if cfg.optimizer.schedule in ("cosine", "linear"):
+    kept["steps"] = cfg.steps  # the schedule ends there; a constant one may be prolonged
+  return kept
+
+
+def _shapes(params: Params) -> str:
+  """A digest of the parameters' names, shapes and types."""
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  text = ";".join(f"{meshes.path_name(p)}:{np.shape(x)}:{x.dtype}" for p, x in leaves)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,123 @@
+"""Optimisers and learning-rate schedules from optax, chosen by name at the edge of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+
+from recjax.types import Params, System
+
+FROZEN = "frozen"  # the label of parameters that do not change
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """An optimiser. Group labels come from `System.trainable`; without it all is one group."""
+
+  name: str = "adamw"  # adamw adafactor lion muon sgd
+  rate: float = 1e-3  # the peak of the schedule
+  schedule: str = "constant"  # constant cosine rsqrt linear
+  warmup: int = 0  # steps from 0 up to the peak
+  final: float = 0.0  # cosine and linear end at this share of the peak
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0  # not on vectors and scalars: norms and biases
+  clip: float | None = 1.0  # the global norm of the gradient
+  group_rates: dict[str, float] = dataclasses.field(default_factory=dict)  # label -> times rate
+
+
+def schedule(cfg: Config, steps: int) -> optax.Schedule:
+  """The learning rate at each step; `steps` is the length of the run."""
+  rest, warmup = max(steps - cfg.warmup, 1), max(cfg.warmup, 1)
+
+  def rsqrt(step):  # T5's: falls with 1 / sqrt(step) past the warm-up
+    return cfg.rate * jnp.sqrt(warmup / (step + warmup))
+
+  after = {
+    "constant": optax.constant_schedule(cfg.rate),
+    "cosine": optax.cosine_decay_schedule(cfg.rate, rest, cfg.final),
+    "linear": optax.linear_schedule(cfg.rate, cfg.rate * cfg.final, rest),
+    "rsqrt": rsqrt,
+  }
+  rate = _pick("schedule", cfg.schedule, after)
+  if not cfg.warmup:
+    return rate
+  return optax.join_schedules(
+    [optax.linear_schedule(0.0, cfg.rate, cfg.warmup), rate], [cfg.warmup]
+  )
+
+
+def make(cfg: Config, steps: int, system: System) -> optax.GradientTransformation:
+  """The transformation of a run: clip, then one optimiser a group, frozen parameters left alone."""
+  rate = schedule(cfg, steps)
+  if system.trainable is None:
+    return _clipped(cfg, _optimizer(cfg, rate))
+
+  def grouped(params):
+    labels = system.trainable(params)
+    found = sorted(set(jax.tree.leaves(labels)))
+    unknown = set(cfg.group_rates) - set(found)
+    if unknown:
+      raise ValueError(f"no parameters are labelled {sorted(unknown)}; the labels are {found}")
+    groups = {
+      label: optax.set_to_zero()
+      if label == FROZEN
+      else _optimizer(cfg, _scaled(rate, cfg.group_rates.get(label, 1.0)))
+      for label in found
+    }
+    return optax.multi_transform(groups, labels)
+
+  # The labels are known once there are parameters, so the transformation is built with them.
+  def init(params):
+    return grouped(params).init(params)
+
+  def update(updates, state, params=None):
+    return grouped(params).update(updates, state, params)
+
+  return _clipped(cfg, optax.GradientTransformation(init, update))
+
+
+def _clipped(cfg: Config, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+  return tx if cfg.clip is None else optax.chain(optax.clip_by_global_norm(cfg.clip), tx)
+
+
+def _optimizer(cfg: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+  decay = {"weight_decay": cfg.weight_decay, "mask": _matrices}
+  made: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "adamw": lambda: optax.adamw(rate, cfg.b1, cfg.b2, cfg.eps, **decay),
+    "adafactor": lambda: optax.adafactor(
+      rate, weight_decay_rate=cfg.weight_decay or None, weight_decay_mask=_matrices
+    ),
+    "lion": lambda: optax.lion(rate, cfg.b1, cfg.b2, **decay),
+    "muon": lambda: optax.contrib.muon(
+      rate,
+      weight_decay=cfg.weight_decay,
+      weight_decay_mask=_matrices,
+      adam_b1=cfg.b1,
+      adam_b2=cfg.b2,
+    ),
+    "sgd": lambda: optax.chain(
+      optax.add_decayed_weights(cfg.weight_decay, _matrices), optax.sgd(rate, cfg.b1)
+    ),
+  }
+  return _pick("optimiser", cfg.name, made)()
+
+
+def _matrices(params: Params):
+  return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def _scaled(rate: optax.Schedule, by: float) -> optax.Schedule:
+  return lambda step: by * rate(step)
+
+
+def _pick(kind: str, name: str, known: dict):
+  if name not in known:
+    raise ValueError(f"no {kind} {name!r}; there is {', '.join(known)}")
+  return known[name]

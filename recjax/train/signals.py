@@ -1,0 +1,46 @@
+"""SIGTERM and SIGINT as a wish that all processes hear at the same step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import jax
+import numpy as np
+
+
+class Stop:
+  """A context in which the first SIGTERM or SIGINT is noted; a second SIGINT interrupts at once.
+
+  Enter it after `jax.distributed.initialize`, which installs a handler of its own.
+  """
+
+  def __init__(self):
+    self.signal: int | None = None
+    self._old: dict[int, object] = {}
+
+  def __enter__(self) -> Stop:
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._old[number] = signal.signal(number, self._note)
+    return self
+
+  def __exit__(self, *exception) -> None:
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
+
+  def agreed(self) -> bool:
+    """Whether any process was asked to stop. All processes must call it at the same step."""
+    if jax.process_count() == 1:
+      return self.signal is not None
+    from jax.experimental import multihost_utils
+
+    wishes = multihost_utils.process_allgather(np.int32(self.signal or 0))
+    if self.signal is None and wishes.any():
+      self.signal = int(wishes.max())
+    return bool(wishes.any())
+
+  def _note(self, number, frame):
+    if self.signal is not None and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self.signal = number
