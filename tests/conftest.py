@@ -12,10 +12,17 @@ os.environ["XLA_FLAGS"] = (
 import hypothesis
 import jax
 import pytest
+import reading
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("recjax", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("recjax")
+
+
+@pytest.fixture
+def write(tmp_path):
+  """Writes a small file under a name, packed as its extension says, and gives the path."""
+  return lambda name, content, encoding="utf-8": reading.pack(tmp_path / name, content, encoding)
 
 
 @pytest.fixture(scope="session")

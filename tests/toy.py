@@ -1,4 +1,4 @@
-"""A small system with everything that the runtime must get right: dropout, uneven masks, a table."""
+"""A small system with all that the runtime must get right: dropout, uneven masks, a table."""
 
 import flax.linen as nn
 import jax

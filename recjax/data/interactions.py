@@ -142,6 +142,12 @@ class Impressions(_Ids):
   def __len__(self) -> int:
     return len(self.user)
 
+  def __repr__(self) -> str:
+    return (
+      f"Impressions({len(self):,} impressions, {self.num_users - 1:,} users, "
+      f"{self.num_items - 1:,} items)"
+    )
+
   def take(self, rows: np.ndarray) -> Impressions:
     """The given impressions, ids unchanged."""
     return dataclasses.replace(
@@ -166,6 +172,9 @@ class Links:
 
   def __len__(self) -> int:
     return len(self.user)
+
+  def __repr__(self) -> str:
+    return f"Links({len(self):,} links, {len(self.users) - 1:,} users)"
 
 
 def number(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
