@@ -31,10 +31,10 @@ def evaluate(
   suites: Sequence[Suite],
   *,
   system: System | None = None,  # whose `index` runs first, where it has one
-  mesh: Mesh | None = None,
+  mesh: Mesh | None = None,  # where the parameters lie, by default
 ) -> dict[str, float]:
   """Every metric of every suite. All examples count once, whatever the batches and devices."""
-  mesh = mesh or meshes.make_mesh()
+  mesh = mesh or meshes.mesh_of(params) or meshes.make_mesh()
   if system is not None and system.index is not None:
     assets = jax.jit(system.index)(params, assets)
   report: dict[str, float] = {}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -90,7 +91,7 @@ def fit(
   optimizer = optim.make(cfg.optimizer, cfg.steps, system)
   assets = meshes.put(assets, mesh, rules)
   example = meshes.put_batch(train[0], mesh)
-  state = _fresh(system, optimizer, assets, example, cfg, mesh, rules)
+  state = fresh(system, optimizer, assets, example, cfg, mesh, rules)
   saved = None
   if workdir is not None:
     saved = checkpoint.Checkpoints(
@@ -106,11 +107,12 @@ def fit(
     meter.resume(meta)
     _logger.info("goes on from step %d of %d in %s", int(state.step), cfg.steps, workdir)
   elif init_from is not None:
-    params = meshes.put(init_from(state.params), mesh, rules)
+    # A copy: the first step donates these buffers, and they may be somebody's.
+    params = jax.tree.map(jnp.copy, meshes.put(init_from(state.params), mesh, rules))
     state = state._replace(
       params=params,
       opt_state=jax.jit(optimizer.init)(params),
-      ema=jax.tree.map(lambda x: x.copy(), params) if cfg.ema else (),
+      ema=jax.tree.map(jnp.copy, params) if cfg.ema else (),
     )
   out = log.Log(workdir, resume_from=int(state.step))
   run = _Compiled(system, optimizer, cfg, meter)
@@ -189,7 +191,7 @@ def solve(
   return Result(state, params, metrics)
 
 
-def _fresh(system, optimizer, assets, batch, cfg: Config, mesh, rules) -> states.State:
+def fresh(system, optimizer, assets, batch, cfg: Config, mesh, rules) -> states.State:
   def create(key, assets, batch):
     return states.create(system, optimizer, assets, batch, key, ema=bool(cfg.ema))
 
@@ -235,7 +237,7 @@ def _saver(saved: checkpoint.Checkpoints | None, meter: Meter):
     if saved is None:
       return
     # A copy: the next step donates the state's buffers while Orbax still reads them.
-    copied = jax.tree.map(lambda x: x.copy(), state)
+    copied = jax.tree.map(jnp.copy, state)
     metrics = meter.metrics if measured else {}
     saved.save(copied, {"step": at, "metrics": metrics, "meter": meter.kept()})
 

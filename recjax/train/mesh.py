@@ -54,6 +54,15 @@ def shardings(shapes: Any, mesh: Mesh, rules: Rules = ()) -> Any:
   return jax.tree_util.tree_map_with_path(place, shapes)
 
 
+def mesh_of(tree: Any) -> Mesh | None:
+  """The mesh that arrays made here lie on; None for arrays from elsewhere."""
+  for leaf in jax.tree.leaves(tree):
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, NamedSharding) and set(BATCH) <= set(sharding.mesh.axis_names):
+      return sharding.mesh
+  return None
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 

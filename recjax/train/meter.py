@@ -112,7 +112,10 @@ class Meter:
     mean = total / weight if weight else 0.0
     if math.isfinite(mean) and math.isfinite(norm) and abs(mean) <= self._max_loss:
       return
-    last = self._saved.finished() if self._saved else []
+    last = []
+    if self._saved is not None:
+      self._saved.wait()  # the newest may be on its way
+      last = self._saved.finished()
     raise BadLoss(
       f"step {at}: the loss is {mean} and the gradient's norm {norm}, on the batch with hash"
       f" {_hash(train[at])}."

@@ -1,0 +1,8 @@
+"""The systems by name: each a module with a frozen `Config` and `make(cfg) -> System`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+# name -> module, lower case and underscores; a new system is one import and one line here
+SYSTEMS: dict[str, ModuleType] = {}

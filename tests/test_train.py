@@ -1,0 +1,372 @@
+"""Runs that are killed, starved, damaged or started again: what is lost, and what is said."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from recjax.data import examples, loader, splits
+from recjax.train import checkpoint, evaluate, loop, mesh, meter, optim
+from recjax.types import System
+
+PROCESS = pathlib.Path(__file__).parent / "training_process.py"
+
+
+def run(workdir, *, steps=12, system=None, train=None, suites=(), devices=1, **options):
+  x = toy.log()
+  cfg = loop.Config(steps=steps, **{"save_every": 4, "log_every": 3} | options)
+  return loop.fit(
+    system or toy.make(x.num_items),
+    (),
+    train or toy.batches(x),
+    cfg,
+    suites=suites,
+    workdir=workdir,
+    mesh=mesh.make_mesh(devices=jax.devices()[:devices]),
+  )
+
+
+def told(workdir):
+  """What metrics.jsonl says, times left out."""
+  lines = [
+    json.loads(t) for t in (pathlib.Path(workdir) / "metrics.jsonl").read_text().split("\n")[:-1]
+  ]
+  return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in lines]
+
+
+class Breaks:
+  """Batches that fail once at a given index, as a killed machine would."""
+
+  def __init__(self, batches, at):
+    self._batches, self._at = batches, at
+
+  def __getattr__(self, name):
+    return getattr(self._batches, name)
+
+  def __len__(self):
+    return len(self._batches)
+
+  def __getitem__(self, index):
+    if index == self._at:
+      raise ConnectionError("the disk went away")
+    return self._batches[index]
+
+
+@pytest.mark.parametrize("broken", [2, 5, 11])
+def test_a_run_that_broke_and_went_on_ends_as_if_it_had_not(tmp_path, broken):
+  whole = run(tmp_path / "a")
+  with pytest.raises(ConnectionError):
+    run(tmp_path / "b", train=Breaks(toy.batches(toy.log()), broken))
+  again = run(tmp_path / "b")
+  chex.assert_trees_all_equal(again.state, whole.state)
+  assert told(tmp_path / "b") == told(tmp_path / "a")
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+  first = run(tmp_path)
+  train = Breaks(toy.batches(toy.log()), None)
+  second = run(tmp_path, train=train)
+  chex.assert_trees_all_equal(second.state, first.state)
+  assert [f.step for f in checkpoint.finished(tmp_path / "checkpoints")] == [8, 12]
+
+
+def test_a_checkpoint_restores_onto_another_device_count(tmp_path):
+  eight = run(tmp_path, steps=8, devices=8)
+  one = run(tmp_path, steps=8, devices=1)
+  chex.assert_trees_all_equal(jax.device_get(one.state), jax.device_get(eight.state))
+  assert len(jax.tree.leaves(one.params)[0].sharding.device_set) == 1
+  longer = run(tmp_path, steps=12, devices=2)  # a constant schedule may be prolonged
+  np.testing.assert_allclose(
+    longer.params["items"]["embedding"],
+    run(tmp_path / "alone").params["items"]["embedding"],
+    atol=1e-5,
+  )
+
+
+def test_a_config_that_changed_under_a_run_is_named(tmp_path):
+  run(tmp_path)
+  with pytest.raises(checkpoint.CheckpointError, match=r"seed: 0 then, 1 now.*a new folder"):
+    run(tmp_path, seed=1)
+  with pytest.raises(checkpoint.CheckpointError, match="optimizer"):
+    run(tmp_path, optimizer=optim.Config(rate=0.5))
+  run(tmp_path, log_every=4)  # what changes no result may change
+
+
+def test_a_checkpoint_of_another_system_is_refused(tmp_path):
+  run(tmp_path)
+  with pytest.raises(checkpoint.CheckpointError, match="system:"):
+    run(tmp_path, system=toy.make(toy.log().num_items, dim=8))
+  path = checkpoint.finished(tmp_path / "checkpoints")[-1].path
+  other = {"params": jnp.zeros(3)}
+  with pytest.raises(checkpoint.CheckpointError, match="does not hold this model's state"):
+    checkpoint.restore(path, other)
+
+
+def corrupt(path, kind, rng):
+  """Damages one file of a checkpoint; returns what was done."""
+  files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.stat().st_size]
+  file = rng.choice(files)
+  data = bytearray(file.read_bytes())
+  if kind == "flip":
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    file.write_bytes(data)
+  elif kind == "truncate":
+    file.write_bytes(data[: rng.randrange(len(data))])
+  elif kind == "remove":
+    file.unlink()
+  else:
+    (file.parent / "stray").write_bytes(b"x")
+  return f"{kind} {file.relative_to(path)}"
+
+
+def test_no_damaged_checkpoint_is_loaded_as_good(tmp_path):
+  run(tmp_path / "good", steps=4)
+  good = checkpoint.finished(tmp_path / "good" / "checkpoints")[0].path
+  checkpoint.verify(good)
+  rng = random.Random(0)
+  for nth in range(60):
+    bad = tmp_path / f"bad{nth}"
+    shutil.copytree(good, bad)
+    done = corrupt(bad, ("flip", "flip", "truncate", "remove", "add")[nth % 5], rng)
+    with pytest.raises(checkpoint.CheckpointError):
+      checkpoint.verify(bad)
+      pytest.fail(f"loaded as good after: {done}")
+
+
+def test_a_damaged_newest_is_passed_over_aloud(tmp_path, caplog):
+  whole = run(tmp_path)
+  newest = checkpoint.finished(tmp_path / "checkpoints")[-1].path
+  corrupt(newest / "state", "flip", random.Random(1))
+  again = run(tmp_path)
+  assert "Falling back to the checkpoint before it" in caplog.text
+  chex.assert_trees_all_equal(again.state, whole.state)  # steps 9 to 12 were done once more
+  for found in checkpoint.finished(tmp_path / "checkpoints"):
+    corrupt(found.path / "state", "flip", random.Random(2))
+  with pytest.raises(checkpoint.CheckpointError, match="all 2 checkpoints .* are damaged"):
+    run(tmp_path)
+
+
+def test_an_unfinished_checkpoint_does_not_exist(tmp_path):
+  run(tmp_path)
+  for found in checkpoint.finished(tmp_path / "checkpoints"):
+    (found.path / "manifest.json").unlink()
+  assert checkpoint.finished(tmp_path / "checkpoints") == []
+  run(tmp_path)  # from the start, over the remains
+  assert [f.step for f in checkpoint.finished(tmp_path / "checkpoints")] == [8, 12]
+
+
+def test_the_best_and_the_last_are_kept(tmp_path):
+  x = toy.log()
+  split = splits.leave_one_out(x)
+  system = toy.make(x.num_items)
+  valid = loader.Batches(examples.next_events(split.train, split.valid), 32, max_len=8)
+  suites = [evaluate.Suite("valid", valid, evaluate.ranking_by_list(system))]
+  result = run(
+    tmp_path,
+    steps=40,
+    train=toy.batches(split.train),
+    suites=suites,
+    eval_every=4,
+    save_every=4,
+    best="valid/ndcg@10",
+    patience=2,
+    optimizer=optim.Config(rate=0.3),
+  )  # a rate so high that it soon stops getting better
+  lines = [line for line in told(tmp_path) if "valid/ndcg@10" in line]
+  best = max(lines, key=lambda line: (line["valid/ndcg@10"], -line["step"]))
+  kept = [f.step for f in checkpoint.finished(tmp_path / "checkpoints")]
+  assert len(lines) >= 3 and lines[-1]["step"] < 40  # it stopped early
+  assert kept == sorted({best["step"], lines[-2]["step"], lines[-1]["step"]})
+  assert result.metrics["valid/ndcg@10"] == best["valid/ndcg@10"]
+  measured = evaluate.evaluate(result.params, (), suites)
+  assert measured["valid/ndcg@10"] == best["valid/ndcg@10"]
+  with pytest.raises(ValueError, match="no metric 'valid/auc' to choose by"):
+    run(None, suites=suites, best="valid/auc")
+
+
+def explodes(at):
+  """A loss that is not finite for every batch that holds the given user."""
+  base = toy.make(toy.log().num_items)
+
+  def loss(params, assets, batch, key):
+    out = base.loss(params, assets, batch, key)
+    return out._replace(sum=out.sum / (batch["user"] != at).all())
+
+  return base._replace(loss=loss)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_batch_and_way_back(tmp_path):
+  batches = toy.batches(toy.log())
+  first = next(i for i in range(4, 99) if 7 in batches[i]["user"])
+  with pytest.raises(meter.BadLoss) as error:
+    run(tmp_path, system=explodes(7), steps=first + 5, save_every=1)
+  said = str(error.value)
+  assert f"step {first}:" in said and f"step_{first:08d}" in said and "hash" in said
+  kept = checkpoint.finished(tmp_path / "checkpoints")[-1]
+  state = checkpoint.restore(kept.path, run(None, steps=1).state)
+  chex.assert_tree_all_finite(state)
+
+
+def test_bad_updates_may_be_skipped_with_a_counter(tmp_path):
+  batches = toy.batches(toy.log())
+  bad = [i for i in range(30) if 7 in batches[i]["user"]]
+  result = run(tmp_path, system=explodes(7), steps=30, skip_bad=True)
+  assert bad and result.state.skipped == len(bad) and told(tmp_path)[-1]["skipped"] == len(bad)
+  chex.assert_tree_all_finite(result.state.params)
+
+
+def test_an_exploding_loss_stops_too():
+  with pytest.raises(meter.BadLoss, match="the loss is"):
+    run(None, max_loss=1.0)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(checkpoint.CheckpointError, match="cannot write to .*--workdir"):
+    run(tmp_path / "file" / "run", train=Breaks(toy.batches(toy.log()), 1))
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+  run(tmp_path, steps=4)
+
+  def full(path, text):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(checkpoint, "_write_synced", full)
+  with pytest.raises(checkpoint.CheckpointError, match=r"No space left.*last good one is .*00004"):
+    run(tmp_path, steps=8)
+  monkeypatch.undo()
+  chex.assert_trees_all_equal(run(tmp_path).state, run(tmp_path / "whole").state)
+
+
+def test_starting_from_other_parameters(tmp_path):
+  first = run(tmp_path / "a", steps=4)
+  second = run(None, steps=1, optimizer=optim.Config(rate=1e-9))
+  x = toy.log()
+  cfg = loop.Config(steps=1, optimizer=optim.Config(rate=1e-9), ema=0.5)
+  moved = loop.fit(
+    toy.make(x.num_items),
+    (),
+    toy.batches(x),
+    cfg,
+    init_from=lambda fresh: first.params,
+    mesh=mesh.make_mesh(devices=jax.devices()[:1]),
+  )
+  chex.assert_trees_all_close(moved.params, first.params, atol=1e-6)
+  assert not np.allclose(moved.params["items"]["embedding"], second.params["items"]["embedding"])
+
+
+def test_closed_form_systems_are_solved_and_kept(tmp_path):
+  x = toy.log()
+  split = splits.leave_one_out(x)
+  system = System(
+    fit=lambda assets, log: {"count": np.bincount(log.item, minlength=log.num_items)},
+    score=lambda params, assets, batch: jnp.tile(params["count"], (len(batch["user"]), 1)),
+  )
+  test = loader.Batches(examples.next_events(split.train, split.test), 32, max_len=8)
+  suites = [evaluate.Suite("test", test, evaluate.ranking_by_score(system, ks=(5,)))]
+  result = loop.solve(system, (), split.train, suites=suites, workdir=tmp_path)
+  counts = np.bincount(split.train.item, minlength=x.num_items)
+  order = [i for i in np.argsort(-counts, kind="stable") if i != 0][:5]
+  wanted = np.isin(split.test.item, order).mean()
+  np.testing.assert_allclose(result.metrics["test/recall@5"], wanted, rtol=1e-6)
+  found = checkpoint.finished(tmp_path / "checkpoints")[0]
+  chex.assert_trees_all_equal(checkpoint.restore(found.path, result.state).params, result.params)
+
+
+def environment(devices):
+  flags = f"--xla_force_host_platform_device_count={devices}"
+  return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def start(workdir, steps, *more, devices=1):
+  command = [sys.executable, os.fspath(PROCESS), os.fspath(workdir), str(steps), *map(str, more)]
+  return subprocess.Popen(
+    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(devices)
+  )
+
+
+def finish(process):
+  out, error = process.communicate(timeout=240)
+  assert process.returncode == 0, error[-3000:]
+  return json.loads(out.strip().split("\n")[-1])
+
+
+def wait_for_step(workdir, step, process):
+  """Until the run has a finished checkpoint of at least this step."""
+  until = time.monotonic() + 120
+  while time.monotonic() < until and process.poll() is None:
+    if any(f.step >= step for f in checkpoint.finished(pathlib.Path(workdir) / "checkpoints")):
+      return
+    time.sleep(0.02)
+
+
+def test_a_polite_signal_saves_before_the_end(tmp_path):
+  process = start(tmp_path, 100_000)
+  wait_for_step(tmp_path, 4, process)
+  process.send_signal(signal.SIGTERM)
+  said = finish(process)
+  assert said["stop"] == signal.SIGTERM
+  newest = checkpoint.finished(tmp_path / "checkpoints")[-1]
+  checkpoint.verify(newest.path)
+  assert 4 <= newest.step < 100_000
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path):
+  steps, rng, kills = 600, random.Random(0), 0
+  whole = finish(start(tmp_path / "whole", steps))
+  while True:
+    process = start(tmp_path / "killed", steps)
+    if kills < 24:
+      # Let it get past its newest checkpoint or not, then kill without warning.
+      time.sleep(rng.uniform(2.0, 9.0))
+    else:
+      process.wait(timeout=300)
+    if process.poll() is not None:
+      break
+    process.kill()
+    process.communicate()
+    kills += 1
+  again = finish(process)
+  assert kills >= 20
+  assert again == whole
+  assert told(tmp_path / "killed") == told(tmp_path / "whole")
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+def pair(workdir, steps):
+  address = f"127.0.0.1:{free_port()}"
+  both = [start(workdir, steps, address, i, 2, devices=2) for i in range(2)]
+  return [finish(p) for p in both]
+
+
+def test_two_processes_learn_what_one_does_and_hand_over(tmp_path):
+  alone = finish(start(tmp_path / "alone", 24, devices=4))
+  both = pair(tmp_path / "pair", 24)
+  assert both[0]["metrics"] == both[1]["metrics"]
+  for one, two in zip(told(tmp_path / "alone"), told(tmp_path / "pair"), strict=True):
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+      np.testing.assert_allclose(two[name], value, atol=1e-4, err_msg=name)
+  # the pair's checkpoint restores in one process of one device, and the other way round
+  assert finish(start(tmp_path / "pair", 24, devices=1))["digest"] == both[0]["digest"]
+  assert pair(tmp_path / "alone", 24)[0]["digest"] == alone["digest"]

@@ -1,0 +1,52 @@
+"""A training run in a process of its own, for tests that kill, starve or pair it.
+
+    python training_process.py WORKDIR STEPS [ADDRESS PROCESS PROCESSES]
+
+Prints one JSON line: a digest of the final parameters, and the loss at each report.
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+import jax
+
+
+def main(workdir, steps, address=None, process=0, processes=1):
+  if address:
+    jax.distributed.initialize(address, int(processes), int(process))
+  sys.path.insert(0, os.path.dirname(__file__))
+  import numpy as np
+  import toy
+
+  from recjax.data import examples, loader, splits
+  from recjax.train import evaluate, loop, optim
+
+  split = splits.leave_one_out(toy.log())
+  shard = (jax.process_index(), jax.process_count())
+  system = toy.make(split.train.num_items)
+  # Length buckets, micro-batches, fused steps and a running mean: what could break exactness.
+  train = toy.batches(split.train, max_len=[4, 8], shard=shard)
+  held_out = examples.next_events(split.train, split.valid)
+  valid = loader.Batches(held_out, 16, max_len=8, shard=shard)
+  cfg = loop.Config(
+    steps=int(steps),
+    optimizer=optim.Config(rate=1e-2, schedule="cosine", warmup=4),
+    accumulate=2,
+    fuse=2,
+    ema=0.9,
+    log_every=6,
+    eval_every=12,
+    save_every=4,
+    best="valid/ndcg@10",
+  )
+  suites = [evaluate.Suite("valid", valid, evaluate.ranking_by_list(system))]
+  result = loop.fit(system, (), train, cfg, suites=suites, workdir=workdir)
+  leaves = [np.asarray(x) for x in jax.tree.leaves(jax.device_get(result.state))]
+  digest = hashlib.sha256(b"".join(x.tobytes() for x in leaves)).hexdigest()
+  print(json.dumps({"digest": digest, "metrics": result.metrics, "stop": result.stopped_by}))
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
