@@ -148,6 +148,24 @@ def test_catalogues_start_with_the_row_of_pad(write):
   np.testing.assert_array_equal(c["price"], np.array([np.nan, 2, np.nan], np.float32))
 
 
+@pytest.mark.parametrize("extension", ["jsonl", "parquet", "csv"])
+def test_lists_of_names_become_tuples(write, tmp_path, extension):
+  rows = [{"id": "a", "path": ["Toys", "Cars"]}, {"id": "b", "path": []}]
+  if extension == "csv":
+    path = write("c.csv", "id,path\na,Toys\nb,\n")
+  elif extension == "jsonl":
+    path = write("c.jsonl", "".join(json.dumps(r) + "\n" for r in [*rows, {"id": "c"}]))
+  else:
+    path = tmp_path / "c.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+  got = readers.tables.catalog(path, {"id": "id", "path": "path"}, lists=["path"])
+  names = ("Toys",) if extension == "csv" else ("Toys", "Cars")
+  assert got["path"][:3].tolist() == [(), names, ()]
+  bad = write("bad.jsonl", '{"id": "a", "path": [1]}')
+  with pytest.raises(DataError, match="bad.jsonl:1: path 1 is not text"):
+    readers.tables.catalog(bad, {"id": "id", "path": "path"}, lists=["path"])
+
+
 def test_json_lines_and_parquet_read_as_csv_does(write, tmp_path):
   records = [
     {"user": "u1", "item": 7, "rating": 4.5, "timestamp": 3, "text": "böse"},

@@ -35,6 +35,15 @@ def keep_freed_memory() -> bool:
   return bool(mallopt(_MMAP_THRESHOLD, most)) and bool(mallopt(_TRIM_THRESHOLD, most))
 
 
+def host_devices(count: int) -> None:
+  """Makes the CPU backend show `count` devices; an error once a device has been used.
+
+  What the user has asked of XLA in the environment stays.
+  """
+  if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", count)
+
+
 @functools.cache
 def train_options() -> Mapping[str, str]:
   """Compiler options for a training step on this backend; empty where there are none to gain."""

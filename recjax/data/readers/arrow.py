@@ -15,7 +15,17 @@ import pyarrow.compute as pc
 
 from recjax.data.errors import DataError
 from recjax.data.interactions import strings, with_pad
-from recjax.data.readers.columns import Floats, Ids, Ints, Keys, Kind, Known, Numbered, Texts
+from recjax.data.readers.columns import (
+  Floats,
+  Ids,
+  Ints,
+  Keys,
+  Kind,
+  Known,
+  Numbered,
+  Texts,
+  Tuples,
+)
 from recjax.types import PAD
 
 _IDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
@@ -52,6 +62,8 @@ def _part(column: pa.Array, kind: Kind) -> pa.Array | np.ndarray:
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
       raise DataError("a text is none")
     return strings(column.fill_null("").to_pylist())
+  if issubclass(kind, Tuples):
+    raise DataError("a list is read row by row")
   if not pa.types.is_integer(column.type) and not pa.types.is_floating(column.type):
     raise DataError("a number is none")
   if column.null_count and kind is not Known:

@@ -159,6 +159,17 @@ class Tuples:
     return tuples(self.values)
 
 
+class Lists(Tuples):
+  """Tuples of strings; a string alone is one of them, none is empty."""
+
+  def check(self, value: Any) -> tuple[str, ...]:
+    if value is None or isinstance(value, str):
+      value = [value] if value else []
+    elif not isinstance(value, list | tuple):
+      raise DataError(f"{self.name} {shown(value)} is neither text nor a list of texts")
+    return super().check(value)
+
+
 Kind = type[Ids] | type[Floats] | type[Ints] | type[Texts] | type[Tuples]
 
 

@@ -2,8 +2,9 @@
 
 `columns` says where each thing is found: `{"user": "reviewerID", "item": "asin"}` by name, or
 `{"user": 0, "item": 1}` by position. Interactions know `user item rating timestamp behavior text`,
-a catalogue knows `id`; every other name becomes a field of strings, or of float32 if it is listed
-in `numeric` (NaN where nothing is written). Raw ids are text: "007" stays "007".
+a catalogue knows `id`; every other name becomes a field of strings, of float32 if it is listed in
+`numeric` (NaN where nothing is written), or of tuples of strings if it is listed in `lists` (a
+category path). Raw ids are text: "007" stays "007".
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from recjax.data.readers.columns import (
   Keys,
   Kind,
   Known,
+  Lists,
   Table,
   Texts,
   field,
@@ -50,6 +52,7 @@ def interactions(
   columns: Mapping[str, str | int],
   *,
   numeric: Sequence[str] = (),
+  lists: Sequence[str] = (),
   delimiter: str | None = None,
   header: bool = True,
   on_error: str = "raise",
@@ -62,6 +65,7 @@ def interactions(
     columns,
     EVENT,
     numeric=numeric,
+    lists=lists,
     delimiter=delimiter,
     header=header,
     on_error=on_error,
@@ -75,6 +79,7 @@ def catalog(
   columns: Mapping[str, str | int],
   *,
   numeric: Sequence[str] = (),
+  lists: Sequence[str] = (),
   delimiter: str | None = None,
   header: bool = True,
   on_error: str = "raise",
@@ -87,6 +92,7 @@ def catalog(
     columns,
     {"id": Keys},
     numeric=numeric,
+    lists=lists,
     delimiter=delimiter,
     header=header,
     on_error=on_error,
@@ -101,21 +107,22 @@ def read(
   kinds: Mapping[str, Kind] | None = None,
   *,
   numeric: Sequence[str] = (),
+  lists: Sequence[str] = (),
   delimiter: str | None = None,
   header: bool = True,
   on_error: str = "raise",
   encodings: tuple[str, ...] = ("utf-8",),
 ) -> Table:
-  """The columns alone, each of its kind: texts where neither `kinds` nor `numeric` says more.
+  """The columns alone, each of its kind: texts where nothing says more.
 
   The format goes by the extension below any compression's (.csv .tsv .jsonl .json .parquet);
   `delimiter` says that it is delimited text, whatever the name.
   """
-  for name in numeric:
+  for name in (*numeric, *lists):
     if name not in columns:
-      raise ValueError(f"{name!r} of `numeric` is not in `columns`")
-  other = kinds or {}
-  kinds = {name: other.get(name, Known if name in numeric else Texts) for name in columns}
+      raise ValueError(f"{name!r} of `numeric` or `lists` is not in `columns`")
+  special = {**dict.fromkeys(numeric, Known), **dict.fromkeys(lists, Lists), **(kinds or {})}
+  kinds = {name: special.get(name, Texts) for name in columns}
   form = suffix(path)
   delimiter = delimiter or _DELIMITERS.get(form)
   if delimiter:
@@ -146,7 +153,7 @@ def _require(columns: Mapping[str, str | int], *names: str) -> None:
 
 
 def _jsonl(path, columns, kinds, on_error: str, encodings) -> Table:
-  optional = {at for name, at in columns.items() if kinds[name] in (Texts, Known)}
+  optional = {at for name, at in columns.items() if kinds[name] in (Texts, Known, Lists)}
   unseen = set(optional)  # a record may leave out what it does not know; no record: a misspelling
 
   def rows(text: str) -> list[list[Any]]:

@@ -1,0 +1,41 @@
+"""Launch a run: `python -m experiments.run --config=FILE [--config.a.b=v] --workdir=DIR`.
+
+`--mode=help` prints every field of the config with its value and meaning.
+"""
+
+import logging
+import os
+import pathlib
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from experiments import pipeline
+from recjax.train import process
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run goes on where it was.")
+_MODE = flags.DEFINE_enum("mode", "all", pipeline.MODES, "Which stage to run, and those before.")
+
+
+def main(argv):
+  del argv
+  # Settings of the process, before any device is used. Two devices on a CPU of several cores: a
+  # batch split over them trains faster than one device that uses all the cores.
+  process.keep_freed_memory()
+  process.host_devices(min(2, os.cpu_count() or 1))
+  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a page a checkpoint
+  for name in ("recjax", "experiments"):
+    logging.getLogger(name).setLevel(logging.INFO)
+  if _MODE.value == "help":
+    print(pipeline.describe(_CONFIG.value))
+    return
+  if _WORKDIR.value is None:
+    raise app.UsageError("--workdir is needed: the folder that the run is kept in")
+  pipeline.run(_CONFIG.value, pathlib.Path(_WORKDIR.value), _MODE.value)
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  app.run(main)

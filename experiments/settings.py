@@ -1,0 +1,105 @@
+"""Configs: frozen dataclasses inside, `ml_collections` at the edge; a typo is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import io
+import tokenize
+from typing import Any, TypeVar
+
+import ml_collections
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Raw files -> ordered events of users and items."""
+
+  source: str = "synthetic"  # synthetic, tables (csv + jsonl) or sequences (S3-Rec)
+  path: str = ""  # the folder of the raw files; synthetic data makes its own
+  size: str = "small"  # of synthetic data: tiny, small
+  user_core: int = 0  # fewest events a user, k-core
+  item_core: int = 0  # fewest events an item
+  ties: str = "file"  # order of events at one time: file, item, or a seed to shuffle with
+  max_len: int = 20  # history items that a model reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """Items -> vectors."""
+
+  template: str = "{title} {brand} {categories}"  # fields of the catalogue
+  encoder: str = "lsa"  # lsa, or the folder of a sentence encoder
+  dim: int = 64  # of lsa
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticIds:
+  """Vectors -> codes."""
+
+  sizes: tuple[int, ...] = (256, 256, 256)  # codes a level, by residual k-means
+  collisions: int = 256  # size of the level that counts up within a collision
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Full ranking of the test events."""
+
+  ks: tuple[int, ...] = (5, 10)
+  batch_size: int = 256
+  deny_seen: bool = False  # leave out what the user has met: the protocol must say so
+  baselines: tuple[str, ...] = ("popularity", "item_knn")
+
+
+def config(**sections: Any) -> ml_collections.ConfigDict:
+  """A ConfigDict of dataclass sections and plain values, locked against unknown keys."""
+  plain = {
+    name: dataclasses.asdict(s) if dataclasses.is_dataclass(s) else s
+    for name, s in sections.items()
+  }
+  return ml_collections.ConfigDict(plain)
+
+
+def build(cls: type[T], section: ml_collections.ConfigDict, **more: Any) -> T:
+  """The dataclass that a section describes; nested dataclasses too, unknown keys are errors."""
+  values = {**section.to_dict(), **more}
+  names = {f.name for f in dataclasses.fields(cls)}
+  unknown = set(values) - names
+  if unknown:
+    raise ValueError(f"{cls.__name__} has no {sorted(unknown)}; it has {sorted(names)}")
+  for field in dataclasses.fields(cls):
+    default = field.default_factory if callable(field.default_factory) else None
+    if dataclasses.is_dataclass(default) and isinstance(values.get(field.name), dict):
+      values[field.name] = build(default, ml_collections.ConfigDict(values[field.name]))
+  return cls(**values)
+
+
+def describe(name: str, value: Any) -> str:
+  """Every field of a section's dataclass: its flag, its default, its comment."""
+  lines = [f"{name}: {inspect.getdoc(type(value)) or ''}".splitlines()[0]]
+  comments = _comments(type(value))
+  for field in dataclasses.fields(value):
+    at = getattr(value, field.name)
+    if dataclasses.is_dataclass(at):
+      lines.append(describe(f"{name}.{field.name}", at))
+    else:
+      said = comments.get(field.name, "")
+      lines.append(f"  --config.{name}.{field.name}={at!r}" + (f"  # {said}" if said else ""))
+  return "\n".join(lines)
+
+
+def _comments(cls: type) -> dict[str, str]:
+  """field -> the comment at the end of its line in the class's source."""
+  found: dict[str, str] = {}
+  names = {f.name for f in dataclasses.fields(cls)}
+  source = inspect.getsource(cls)
+  last = ""
+  for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    first = token.line.split(":")[0].strip()
+    last = first if first in names else last
+    if token.type == tokenize.COMMENT and first in names:
+      found[last] = token.string.lstrip("# ")
+  return found

@@ -1,0 +1,74 @@
+"""Dot-product attention, heads in front: [B, H, T, D] batched products, softmax in float32.
+
+Bias and mask come ready to broadcast against [B, H, T, S]; masks are True = may be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from recjax.types import Array
+
+NEVER = -1e30  # finite, so that a row that sees nothing is no NaN
+
+
+def split_heads(x: Array, heads: int) -> Array:
+  """[B, T, H * D] -> [B, H, T, D]."""
+  return x.reshape(*x.shape[:-1], heads, -1).swapaxes(-3, -2)
+
+
+def merge_heads(x: Array) -> Array:
+  """[B, H, T, D] -> [B, T, H * D]."""
+  x = x.swapaxes(-3, -2)
+  return x.reshape(*x.shape[:-2], -1)
+
+
+def attend(
+  query: Array,  # [B, H, T, D]
+  key: Array,  # [B, H, S, D]
+  value: Array,  # [B, H, S, D]
+  *,
+  scale: float = 1.0,
+  bias: Array | None = None,  # [1 or B, H, T, S]
+  where: Array | None = None,  # [B, 1 or H, 1 or T, S]
+  dropout: Callable[[Array], Array] | None = None,  # on the weights
+) -> Array:
+  """[B, H, T, D]: the mean of the values each query sees; zero where it sees none."""
+  if scale != 1.0:
+    query = query * scale
+  logits = jnp.matmul(query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+  if bias is not None:
+    logits = logits + bias
+  weights = softmax(logits, where)
+  if dropout is not None:
+    weights = dropout(weights)
+  return jnp.matmul(weights.astype(value.dtype), value)
+
+
+def softmax(logits: Array, where: Array | None = None) -> Array:
+  """Over the last axis, in float32; exactly zero outside `where`, all zero where it is empty."""
+  if where is None:
+    return jax.nn.softmax(logits.astype(jnp.float32))
+  return jnp.where(where, jax.nn.softmax(jnp.where(where, logits.astype(jnp.float32), NEVER)), 0)
+
+
+def as_mask(where: Array) -> Array:
+  """A mask of keys [B, S] or of pairs [B, 1 or H, T, S], as the latter."""
+  if where.ndim == 2:
+    return where[:, None, None, :].astype(bool)
+  if where.ndim == 4:
+    return where.astype(bool)
+  raise ValueError(f"a mask is [B, S] or [B, 1, T, S], not {where.shape}")
+
+
+def causal(length: int) -> Array:
+  """[1, 1, T, T]: each place sees itself and what is before it."""
+  return jnp.tril(jnp.ones((length, length), bool))[None, None]
+
+
+def same_segment(query: Array, key: Array) -> Array:
+  """[B, 1, T, S] from segment ids [B, T] and [B, S] of packed rows; 0 marks padding."""
+  return ((query[:, :, None] == key[:, None, :]) & (key != 0)[:, None, :])[:, None]

@@ -1,0 +1,1 @@
+"""Recommenders that know who met what, and no order or text."""

@@ -1,0 +1,179 @@
+"""What every system must do, whichever it is: run over all of `SYSTEMS`."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.data import examples, interactions, loader, splits
+from recjax.systems import SYSTEMS
+from recjax.train import evaluate, loop, mesh, optim
+from recjax.types import PAD
+
+ITEMS, MAX_LEN = 25, 8
+
+
+def log():
+  """Users who walk the items in steps of one: the next item follows from the last."""
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(4, 12, 120)
+  start = np.repeat(rng.integers(0, ITEMS - 1, 120), lengths)
+  place = np.concatenate([np.arange(n) for n in lengths])
+  x = interactions.from_columns(
+    np.repeat(np.arange(120), lengths), (start + place) % (ITEMS - 1), timestamp=place
+  )
+  assert x.num_items == ITEMS
+  return splits.leave_one_out(x)
+
+
+def codes():
+  """[I, 3] distinct codes."""
+  grid = np.stack(np.meshgrid(range(4), range(4), range(4), indexing="ij"), -1).reshape(-1, 3)
+  return np.concatenate([np.zeros((1, 3), int), grid[np.random.default_rng(1).permutation(64)]])[
+    :ITEMS
+  ]
+
+
+def tiger_setup(module):
+  cfg = module.Config(
+    levels=(4, 4, 4), user_buckets=0, dim=32, heads=2, head_dim=16, ff=64, layers=1, dropout=0.0,
+    beams=ITEMS,
+  )  # fmt: skip
+  return cfg, module.assets(cfg, codes())
+
+
+def plain_setup(module):
+  return module.Config(num_items=ITEMS), ()
+
+
+SETUPS = {"tiger": tiger_setup}
+# What each must reach on the planted walk: 1 for what reads order, less for what cannot.
+REACHES = {"popularity": 0.0, "item_knn": 0.4}
+
+
+@pytest.fixture(scope="module", params=sorted(SYSTEMS))
+def made(request):
+  """(name, system, assets, params, batch): each system trained a little on the planted walk."""
+  name = request.param
+  cfg, assets = SETUPS.get(name, plain_setup)(SYSTEMS[name])
+  assert dataclasses.is_dataclass(cfg) and cfg.__dataclass_params__.frozen
+  system = SYSTEMS[name].make(cfg)
+  split = log()
+  one = mesh.make_mesh(devices=jax.devices()[:1])
+  if system.fit is not None:
+    params = loop.solve(system, assets, split.train, mesh=one).params
+  else:
+    train = loader.Batches(examples.prefixes(split.train), 64, max_len=MAX_LEN, seed=0, epochs=None)
+    cfg = loop.Config(steps=600, optimizer=optim.Config(rate=3e-3, schedule="cosine"))
+    params = loop.fit(system, assets, train, cfg, mesh=one).params
+  batch = loader.Batches(examples.next_events(split.train, split.valid), 32, max_len=MAX_LEN)[0]
+  jitted = system._replace(
+    loss=system.loss and jax.jit(system.loss),
+    recommend=jax.jit(system.recommend, static_argnames="k"),
+    score=system.score and jax.jit(system.score),
+  )
+  return name, jitted, assets, params, {k: jnp.asarray(v) for k, v in batch.items()}
+
+
+def question(batch):
+  return {k: v for k, v in batch.items() if k != "target"}
+
+
+def test_it_learns_a_planted_pattern(made):
+  name, system, assets, params, batch = made
+  hit = system.recommend(params, assets, question(batch), k=5).ids == batch["target"][:, None]
+  assert float(hit.any(1).mean()) >= REACHES.get(name, 0.9)
+
+
+def test_loss_and_gradients_are_finite(made):
+  name, system, assets, params, batch = made
+  if system.loss is None:
+    assert system.fit is not None
+    return
+  key = jax.random.key(0)
+  grads, out = jax.grad(
+    lambda p: (lambda o: (o.sum, o))(system.loss(p, assets, batch, key)), has_aux=True
+  )(params)
+  assert out.weight > 0
+  chex.assert_tree_all_finite((grads, out.sum))
+  assert any(np.any(g) for g in jax.tree.leaves(grads))
+
+
+def test_rows_that_only_fill_do_not_count(made):
+  name, system, assets, params, batch = made
+  if system.loss is None:
+    return
+  key = jax.random.key(0)
+  weight = batch["weight"].at[5:].set(0)
+  out = system.loss(params, assets, batch | {"weight": weight}, key)
+  other = {
+    k: v if k == "weight" else v.at[5:].set(v[0]) for k, v in (batch | {"weight": weight}).items()
+  }
+  chex.assert_trees_all_close(out, system.loss(params, assets, other, key), rtol=1e-5)
+
+
+def test_padding_changes_no_answer(made):
+  name, system, assets, params, batch = made
+  wide = question(batch) | {"history": jnp.pad(batch["history"], ((0, 0), (3, 0)))}
+  a = system.recommend(params, assets, question(batch), k=10)
+  b = system.recommend(params, assets, wide, k=10)
+  np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+
+
+def test_recommended_items_are_distinct_and_exist(made):
+  name, system, assets, params, batch = made
+  ranked = system.recommend(params, assets, question(batch), k=ITEMS - 1)
+  for ids, scores in zip(np.asarray(ranked.ids), np.asarray(ranked.scores), strict=True):
+    assert sorted(ids) == list(range(1, ITEMS))
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_denied_items_are_not_recommended_and_nothing_else_is_lost(made):
+  name, system, assets, params, batch = made
+  deny = question(batch) | {"deny": batch["history"]}
+  ranked = system.recommend(params, assets, deny, k=ITEMS - 1)
+  for ids, scores, seen in zip(
+    np.asarray(ranked.ids), np.asarray(ranked.scores), np.asarray(batch["history"]), strict=True
+  ):
+    left = sorted(set(range(1, ITEMS)) - set(seen.tolist()))
+    assert sorted(ids[: len(left)]) == left
+    assert (ids[len(left) :] == PAD).all() and np.isneginf(scores[len(left) :]).all()
+
+
+def test_jit_equals_eager(made):
+  name, system, assets, params, batch = made
+  few = {k: v[:2] for k, v in question(batch).items()}
+  jitted = system.recommend(params, assets, few, k=10)
+  eager = system.recommend.__wrapped__(params, assets, few, k=10)
+  np.testing.assert_allclose(jitted.scores, eager.scores, atol=1e-4)
+
+
+def test_scores_rank_as_recommendations_do(made):
+  name, system, assets, params, batch = made
+  if system.score is None:
+    return
+  ranked = system.recommend(params, assets, question(batch), k=ITEMS - 1)
+  scores = system.score(params, assets, question(batch))
+  assert scores.shape[1] >= ITEMS
+  np.testing.assert_allclose(
+    jnp.take_along_axis(scores, ranked.ids, axis=1), ranked.scores, atol=1e-4
+  )
+  candidates = jnp.tile(jnp.array([[3, 9, 4]]), (len(scores), 1))
+  some = system.score(params, assets, question(batch) | {"candidates": candidates})
+  np.testing.assert_allclose(some, scores[:, jnp.array([3, 9, 4])], atol=1e-4)
+
+
+def test_both_ways_to_evaluate_agree(made):
+  name, system, assets, params, batch = made
+  split = log()
+  valid = loader.Batches(examples.next_events(split.train, split.valid), 64, max_len=MAX_LEN)
+  suites = [
+    evaluate.Suite("list", valid, evaluate.ranking_by_list(system)),
+    evaluate.Suite("score", valid, evaluate.ranking_by_score(system)),
+  ]
+  report = evaluate.evaluate(params, assets, suites, mesh=mesh.mesh_of(params))
+  for metric in ("recall@5", "ndcg@10"):
+    np.testing.assert_allclose(report[f"list/{metric}"], report[f"score/{metric}"], atol=1e-6)
