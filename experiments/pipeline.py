@@ -102,7 +102,11 @@ class Run:
       else examples.prefixes(train)
     )
     batches = loader.Batches(
-      found, self.config.batch_size, max_len=max_len, seed=self.config.seed, epochs=None
+      found,
+      self.config.batch_size,
+      max_len=[*self.data.buckets, max_len],
+      seed=self.config.seed,
+      epochs=None,
     )
     valid = self._asked(train, prepared.split.valid)
     measure = evaluate.ranking_by_list(system, self.evaluation.ks)

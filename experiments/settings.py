@@ -24,6 +24,7 @@ class Data:
   item_core: int = 0  # fewest events an item
   ties: str = "file"  # order of events at one time: file, item, or a seed to shuffle with
   max_len: int = 20  # history items that a model reads
+  buckets: tuple[int, ...] = ()  # shorter widths that short histories are padded to in training
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ def get_config():
   return settings.config(
     seed=0,
     batch_size=128,
-    data=settings.Data(source="synthetic", size="small"),
+    data=settings.Data(source="synthetic", size="small", buckets=(6, 10)),
     text=settings.Text(dim=64),
-    semantic_ids=settings.SemanticIds(sizes=(32, 32, 32), collisions=32),
+    semantic_ids=settings.SemanticIds(sizes=(32, 32), collisions=32),
     model=tiger.Config(
       user_buckets=0, dim=96, heads=4, head_dim=24, ff=384, layers=2, item_causal=True, beams=20
     ),

@@ -1,0 +1,1 @@
+"""Text: vocabularies, weights in and out, sentence encoders, item vectors, objectives."""

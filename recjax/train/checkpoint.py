@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 _logger = logging.getLogger(__name__)
 
@@ -74,10 +75,7 @@ class Checkpoints:
     text = json.dumps(meta, indent=1, sort_keys=True)
     if jax.process_index() == 0 and path.exists():
       shutil.rmtree(path)  # unfinished or damaged, or it would not be saved again
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      multihost_utils.sync_global_devices(f"save {path.name}")
+    _together("save")
     try:
       self._orbax.save(path / STATE, args=ocp.args.StandardSave(state))
     except OSError as error:
@@ -85,10 +83,11 @@ class Checkpoints:
     self._pending = self._thread.submit(self._finish, path, text)
 
   def wait(self) -> None:
-    """Until nothing is being saved. Raises if the last save failed."""
+    """Until nothing is being saved, in any process. Raises if the last save failed."""
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.result()
+      _together("saved")  # process 0 vouches; the others must not look before it has
 
   def close(self) -> None:
     self.wait()
@@ -224,6 +223,12 @@ def restore(path: str | os.PathLike, like: Any) -> Any:
         f"{path} does not hold this model's state: {error}. Was it made by another system or"
         " optimiser?"
       ) from error
+
+
+def _together(name: str) -> None:
+  """Waits for all processes."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def _digests(path: pathlib.Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import threading
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 class Stop:
@@ -33,8 +34,6 @@ class Stop:
     """Whether any process was asked to stop. All processes must call it at the same step."""
     if jax.process_count() == 1:
       return self.signal is not None
-    from jax.experimental import multihost_utils
-
     wishes = multihost_utils.process_allgather(np.int32(self.signal or 0))
     if self.signal is None and wishes.any():
       self.signal = int(wishes.max())

@@ -1,0 +1,65 @@
+"""The trie of 4 levels of 256 codes at 12 thousand, 1 million and 10 million items.
+
+Seconds to build, bytes on the device, and what a catalogue's size costs a search: TIGER's model at
+beam 50, and the search alone, its model a table of ready logits, so that nothing hides the trie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks import beam as setting
+from experiments.benchmarks import timing
+from recjax.decode import beam
+from recjax.decode import trie as tries
+from recjax.nn import t5
+from recjax.train import process
+
+SIZES = {"12k": 12_000, "1M": 1_000_000, "10M": 10_000_000}
+BEAMS = 50
+SECONDS, BYTES, STEP_FLOOR = 3.0, 150e6, 1 / 1.05  # at 10 million
+
+
+def figures() -> Iterator[timing.Figure]:
+  process.keep_freed_memory()
+  built = {}
+  for name, items in SIZES.items():
+    codes = setting.catalogue(items)
+    build = lambda codes=codes: jax.block_until_ready(tries.build(codes, setting.VOCAB))  # noqa: E731
+    (times,) = timing.seconds(build, rounds=3)
+    built[name] = build()
+    size = sum(array.nbytes for array in built[name].values())
+    yield timing.cost(f"trie/build-{name}", "s", float(np.median(times)), most=SECONDS)
+    yield timing.cost(f"trie/size-{name}", "bytes", size, most=BYTES, per_item=size / items)
+  for kind, model, floor in (("model", _tiger(), STEP_FLOOR), ("alone", _table(), None)):
+    runs = {name: _run(model, trie) for name, trie in built.items()}
+    small, *others = timing.seconds(*runs.values(), rounds=9)
+    for name, times in zip(list(runs)[1:], others, strict=True):
+      what = f"trie/step-{kind}-{name}"
+      yield timing.rate(what, "users/s", setting.USERS, times, "12k items", small, floor=floor)
+
+
+def _run(model: Callable, trie: tries.Trie) -> Callable[[], object]:
+  run = jax.jit(model)
+  return lambda: jax.block_until_ready(run(trie))
+
+
+def _tiger() -> Callable:
+  params = t5.init(jax.random.key(0), setting.T5)
+  source = np.random.default_rng(1).integers(2, 1000, (setting.USERS, setting.SOURCE))
+  return lambda trie: setting.constrained(params, trie, jnp.asarray(source), BEAMS)
+
+
+def _table() -> Callable:
+  shape = (setting.LEVELS, setting.USERS, BEAMS, setting.VOCAB)
+  table = jax.random.normal(jax.random.key(0), shape)
+
+  def step(table, tokens, at):
+    return table[at, :, : tokens.shape[1]], at + 1
+
+  start = jnp.zeros(setting.USERS, jnp.int32)
+  return lambda trie: beam.search(step, table, start, 0, trie, k=BEAMS)
