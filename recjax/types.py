@@ -26,6 +26,7 @@ Batch = Mapping[str, Array]
 Metrics = Mapping[str, tuple[Array, Array]]  # name -> (sum, weight)
 
 PAD = 0  # the id of no item and of no user; row 0 of every table
+FROZEN = "frozen"  # the label, from `System.trainable`, of parameters that do not change
 
 
 class Ranked(NamedTuple):

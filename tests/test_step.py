@@ -12,7 +12,7 @@ import toy
 from jax.sharding import PartitionSpec as P
 
 from recjax.train import loop, mesh, optim, state, step
-from recjax.types import Loss, System
+from recjax.types import FROZEN, Loss, System
 
 
 def linear(**more):
@@ -99,7 +99,7 @@ def two_towers():
     return Loss(sum(p.sum() for p in params.values()), jnp.float32(1))
 
   def trainable(params):
-    return {"lm": optim.FROZEN, "adapter": "adapter", "head": "head"}
+    return {"lm": FROZEN, "adapter": "adapter", "head": "head"}
 
   params = {name: jnp.ones((2, 2)) for name in ("lm", "adapter", "head")}
   return System(lambda *_: params, loss, trainable=trainable)

@@ -210,7 +210,8 @@ def explodes(at):
 
 def test_a_loss_that_is_not_finite_stops_with_step_batch_and_way_back(tmp_path):
   batches = toy.batches(toy.log())
-  first = next(i for i in range(4, 99) if 7 in batches[i]["user"])
+  first = next(i for i in range(99) if 7 in batches[i]["user"])
+  assert first > 0
   with pytest.raises(meter.BadLoss) as error:
     run(tmp_path, system=explodes(7), steps=first + 5, save_every=1)
   said = str(error.value)

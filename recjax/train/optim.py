@@ -10,9 +10,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from recjax.types import Params, System
-
-FROZEN = "frozen"  # the label of parameters that do not change
+from recjax.types import FROZEN, Params, System
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from recjax.train import optim
 from recjax.train.state import State
-from recjax.types import Array, Assets, Batch, Loss, Params, System
+from recjax.types import FROZEN, Array, Assets, Batch, Loss, Params, System
 
 Step = Callable[[State, Assets, Batch], tuple[State, Mapping[str, tuple[Array, Array]]]]
 
@@ -103,7 +102,7 @@ def _held(system: System, params: Params) -> Params:
   if system.trainable is None:
     return params
   return jax.tree.map(
-    lambda p, label: jax.lax.stop_gradient(p) if label == optim.FROZEN else p,
+    lambda p, label: jax.lax.stop_gradient(p) if label == FROZEN else p,
     params,
     system.trainable(params),
   )
