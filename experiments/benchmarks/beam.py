@@ -37,7 +37,7 @@ def figures() -> Iterator[timing.Figure]:
   codes = catalogue(ITEMS)
   trie = tries.build(codes, VOCAB)
   params = t5.init(jax.random.key(0), T5)
-  source = np.random.default_rng(1).integers(FIRST, VOCAB - 4, (USERS, SOURCE))
+  source = sources()
   ours = {k: _jitted(constrained, params, trie, source, k) for k in FLOORS}
   for k in FLOORS:
     free = _jitted(unconstrained, params, trie, source, k)
@@ -68,6 +68,11 @@ def catalogue(items: int) -> np.ndarray:
   for level in range(LEVELS):
     codes[1:, level] = keys // CODES ** (LEVELS - 1 - level) % CODES + FIRST + level * CODES
   return codes
+
+
+def sources() -> Array:
+  """[USERS, SOURCE] histories, as tokens."""
+  return jnp.asarray(np.random.default_rng(1).integers(FIRST, VOCAB - 4, (USERS, SOURCE)))
 
 
 def step(params: Params, tokens: Array, cache: t5.Cache) -> tuple[Array, t5.Cache]:
@@ -113,15 +118,14 @@ def unconstrained(params: Params, trie: tries.Trie, source: Array, k: int) -> Ra
 
 
 def _jitted(
-  search: Callable[..., Ranked], params: Params, trie: tries.Trie, source: np.ndarray, k: int
+  search: Callable[..., Ranked], params: Params, trie: tries.Trie, source: Array, k: int
 ) -> Callable[[], object]:
   run = jax.jit(search, static_argnames="k")
-  source = jnp.asarray(source)
   return lambda: jax.block_until_ready(run(params, trie, source, k=k))
 
 
 class _Transformers:
-  def __init__(self, codes: np.ndarray, source: np.ndarray):
+  def __init__(self, codes: np.ndarray, source: Array):
     import torch
     import transformers
 
@@ -140,7 +144,7 @@ class _Transformers:
         decoder_start_token_id=0,
       )
     ).eval()
-    self.source = torch.tensor(source)
+    self.source = torch.tensor(np.array(source))
     self.mask = torch.ones_like(self.source)
     following: dict[tuple[int, ...], set[int]] = {}
     for row in codes[1:].tolist():

@@ -6,6 +6,7 @@ beam 50, and the search alone, its model a table of ready logits, so that nothin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -29,37 +30,36 @@ def figures() -> Iterator[timing.Figure]:
   built = {}
   for name, items in SIZES.items():
     codes = setting.catalogue(items)
-    build = lambda codes=codes: jax.block_until_ready(tries.build(codes, setting.VOCAB))  # noqa: E731
+
+    def build(name=name, codes=codes):
+      built[name] = jax.block_until_ready(tries.build(codes, setting.VOCAB))
+
     (times,) = timing.seconds(build, rounds=3)
-    built[name] = build()
     size = sum(array.nbytes for array in built[name].values())
     yield timing.cost(f"trie/build-{name}", "s", float(np.median(times)), most=SECONDS)
     yield timing.cost(f"trie/size-{name}", "bytes", size, most=BYTES, per_item=size / items)
-  for kind, model, floor in (("model", _tiger(), STEP_FLOOR), ("alone", _table(), None)):
-    runs = {name: _run(model, trie) for name, trie in built.items()}
-    small, *others = timing.seconds(*runs.values(), rounds=9)
-    for name, times in zip(list(runs)[1:], others, strict=True):
+  for kind, search, floor in (("model", _tiger(), STEP_FLOOR), ("alone", _table(), None)):
+    small, *others = timing.seconds(
+      *(functools.partial(search, trie) for trie in built.values()), rounds=9
+    )
+    for name, times in zip(list(built)[1:], others, strict=True):
       what = f"trie/step-{kind}-{name}"
       yield timing.rate(what, "users/s", setting.USERS, times, "12k items", small, floor=floor)
 
 
-def _run(model: Callable, trie: tries.Trie) -> Callable[[], object]:
-  run = jax.jit(model)
-  return lambda: jax.block_until_ready(run(trie))
+def _tiger() -> Callable[[tries.Trie], object]:
+  params, source = t5.init(jax.random.key(0), setting.T5), setting.sources()
+  run = jax.jit(functools.partial(setting.constrained, k=BEAMS))
+  return lambda trie: jax.block_until_ready(run(params, trie, source))
 
 
-def _tiger() -> Callable:
-  params = t5.init(jax.random.key(0), setting.T5)
-  source = np.random.default_rng(1).integers(2, 1000, (setting.USERS, setting.SOURCE))
-  return lambda trie: setting.constrained(params, trie, jnp.asarray(source), BEAMS)
-
-
-def _table() -> Callable:
+def _table() -> Callable[[tries.Trie], object]:
   shape = (setting.LEVELS, setting.USERS, BEAMS, setting.VOCAB)
   table = jax.random.normal(jax.random.key(0), shape)
 
   def step(table, tokens, at):
     return table[at, :, : tokens.shape[1]], at + 1
 
-  start = jnp.zeros(setting.USERS, jnp.int32)
-  return lambda trie: beam.search(step, table, start, 0, trie, k=BEAMS)
+  run = jax.jit(functools.partial(beam.search, step, k=BEAMS))
+  begun = jnp.zeros(setting.USERS, jnp.int32), jnp.int32(0)
+  return lambda trie: jax.block_until_ready(run(table, *begun, trie))

@@ -1,0 +1,71 @@
+"""The main job on tiny data, in a process of its own as a user starts it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments import settings
+from recjax.systems.generative import tiger
+from recjax.train import loop, optim
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = "--config=experiments/configs/tiger_synthetic.py"
+TINY = (
+  "--config.data.size=tiny",
+  "--config.text.dim=16",
+  "--config.semantic_ids.sizes=(4,4)",
+  "--config.semantic_ids.collisions=16",
+  "--config.model.layers=1",
+  "--config.model.dim=32",
+  "--config.batch_size=32",
+  "--config.train.steps=40",
+  "--config.train.eval_every=20",
+  "--config.train.save_every=20",
+)
+
+
+def launch(*arguments):
+  command = [sys.executable, "-m", "experiments.run", CONFIG, *arguments]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_raw_files_to_recommendations_and_back_where_it_was(tmp_path):
+  workdir = f"--workdir={tmp_path / 'run'}"
+  first = launch(workdir, *TINY)
+  assert first.returncode == 0, first.stderr[-3000:]
+  assert "best attainable" in first.stdout and "item_knn" in first.stdout
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
+  assert set(results) == {"tiger", "popularity", "item_knn", "best attainable"}
+  lines = (tmp_path / "run" / "recommendations.jsonl").read_text().splitlines()
+  shown = [json.loads(line) for line in lines]
+  assert len(shown) == 100 and all(len(set(r["items"])) == 10 for r in shown)
+  assert all(r["titles"][0] for r in shown)
+  again = launch(workdir, *TINY)
+  assert again.stdout == first.stdout
+  assert "semantic ids: unchanged" in again.stderr and "goes on from step 40" in again.stderr
+  changed = launch(workdir, *TINY, "--config.model.dim=16")
+  assert changed.returncode != 0 and "made with another config" in changed.stderr
+
+
+def test_help_prints_every_field_and_a_typo_is_an_error():
+  told = launch("--mode=help").stdout
+  for line in ("model.item_causal=True", "train.optimizer.warmup=100  # steps", "data.max_len=20"):
+    assert f"--config.{line}" in told
+  typo = launch("--mode=help", "--config.model.dmi=3")
+  assert typo.returncode != 0 and "dmi" in typo.stderr
+  unsaid = launch()
+  assert unsaid.returncode != 0 and "--workdir is needed" in unsaid.stdout + unsaid.stderr
+
+
+def test_sections_become_dataclasses_and_unknown_keys_are_named():
+  config = settings.config(train=loop.Config(steps=3, optimizer=optim.Config(rate=0.5)))
+  built = settings.build(loop.Config, config.train)
+  assert built == loop.Config(steps=3, optimizer=optim.Config(rate=0.5))
+  model = settings.config(model=tiger.Config()).model
+  model.unlock()
+  model.dmi = 3
+  with pytest.raises(ValueError, match=r"Config has no \['dmi'\]; it has \['beams'"):
+    settings.build(tiger.Config, model)

@@ -1,0 +1,71 @@
+"""Settings of a process are tested in one of their own."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run(code):
+  done = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)],
+    capture_output=True,
+    text=True,
+    env={"JAX_PLATFORMS": "cpu", "PATH": ""},
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_freed_memory_stays_and_is_not_faulted_in_again():
+  found = run("""
+    import json, resource, threading
+    from recjax.train import process
+    kept = process.keep_freed_memory()
+    import numpy as np
+
+    def faults():
+      before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+      np.empty(2**26, np.uint8).fill(1)  # 64 MiB: 16,384 pages
+      return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    found = [faults() for _ in range(3)]
+    thread = threading.Thread(target=lambda: found.append(faults()))
+    thread.start(); thread.join()
+    print(json.dumps({"kept": kept, "faults": found}))
+  """)
+  if not found["kept"]:
+    pytest.skip("no glibc")
+  assert max(found["faults"][1:]) < 1000  # the fourth in another thread
+
+
+def test_host_devices_are_made_before_the_backend_and_refused_after():
+  found = run("""
+    import json, jax
+    from recjax.train import process
+    process.host_devices(3)
+    devices = len(jax.devices())
+    try:
+      process.host_devices(2)
+      error = ""
+    except RuntimeError as e:
+      error = str(e)
+    print(json.dumps({"devices": devices, "error": error}))
+  """)
+  assert found["devices"] == 3
+  assert "before" in found["error"]
+
+
+def test_importing_recjax_sets_nothing():
+  found = run("""
+    import json, os
+    before = dict(os.environ)
+    from recjax.train import process
+    import jax
+    print(json.dumps({"same": dict(os.environ) == before, "devices": len(jax.devices())}))
+  """)
+  assert found["devices"] == 1

@@ -1,0 +1,125 @@
+"""TIGER: packed training is the paper's loss for an item-causal encoder; codes are checked."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.systems.generative import tiger
+
+T, ITEMS = 4, 20
+CFG = tiger.Config(
+  levels=(4, 4, 3), user_buckets=5, dim=16, heads=2, head_dim=8, ff=32, layers=2, dropout=0.0,
+  item_causal=True,
+)  # fmt: skip
+
+
+def codes(items=ITEMS):
+  grid = np.stack(np.meshgrid(range(4), range(4), range(3), indexing="ij"), -1).reshape(-1, 3)
+  rows = grid[np.random.default_rng(0).permutation(48)][: items - 1]
+  return np.concatenate([np.full((1, 3), -1), rows])
+
+
+def packed_batch():
+  """Two users of unequal histories, and a row that only fills."""
+  rng = np.random.default_rng(1)
+  items = rng.integers(1, ITEMS, (3, T + 1))
+  items[0, :2] = 0
+  history, following = items[:, :-1], items[:, 1:]
+  following = np.where(history == 0, 0, following)
+  weight = np.array([1.0, 1.0, 0.0], np.float32)
+  columns = {"user": np.array([3, 8, 8]), "history": history, "next": following, "weight": weight}
+  return {k: jnp.asarray(v) for k, v in columns.items()}
+
+
+def unpacked(batch):
+  """The same targets, one prefix an example."""
+  rows = []
+  columns = (np.asarray(batch[k]) for k in ("user", "history", "next"))
+  for user, history, following in zip(*columns, strict=True):
+    for at in np.flatnonzero(following):
+      prefix = np.concatenate([np.zeros(T - 1 - at, int), history[: at + 1]])
+      rows.append((user, prefix, following[at]))
+  user, history, target = map(np.array, zip(*rows, strict=True))
+  weight = np.repeat([1.0, 0.0], [len(rows) - T, T]).astype(np.float32)  # the last row fills
+  columns = {"user": user, "history": history, "target": target, "weight": weight}
+  return {k: jnp.asarray(v) for k, v in columns.items()}
+
+
+@pytest.mark.parametrize("level_softmax", [False, True])
+def test_the_packed_loss_and_gradient_are_those_of_all_prefixes(level_softmax):
+  cfg = dataclasses.replace(CFG, level_softmax=level_softmax)
+  system, assets, batch = tiger.make(cfg), tiger.assets(cfg, codes()), packed_batch()
+  params = system.init(jax.random.key(0), assets, batch)
+
+  def loss(params, batch):
+    out = system.loss(params, assets, batch, jax.random.key(1))
+    return out.sum, out.weight
+
+  run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (total, weight), grad = run(params, batch)
+  (wanted, count), wanted_grad = run(params, unpacked(batch))
+  assert weight == count == 3 * (2 + 4)
+  np.testing.assert_allclose(total, wanted, rtol=1e-5)
+  chex.assert_trees_all_close(grad, wanted_grad, atol=1e-4)
+
+
+def test_no_target_sees_what_comes_after_it():
+  system, assets, batch = tiger.make(CFG), tiger.assets(CFG, codes()), packed_batch()
+  params = system.init(jax.random.key(0), assets, batch)
+
+  def first_only(history):
+    only = jnp.where(jnp.arange(T)[None] == 1, batch["next"], 0)
+    given = batch | {"history": history, "next": only, "weight": jnp.array([0.0, 1.0, 0.0])}
+    return system.loss(params, assets, given, jax.random.key(1)).sum
+
+  changed = batch["history"].at[1, 2:].set(7)
+  assert first_only(batch["history"]) == first_only(changed)
+  assert first_only(batch["history"]) != first_only(batch["history"].at[1, 1].set(7))
+
+
+def test_packing_needs_an_item_causal_encoder():
+  cfg = dataclasses.replace(CFG, item_causal=False)
+  system, assets = tiger.make(cfg), tiger.assets(cfg, codes())
+  params = system.init(jax.random.key(0), assets, packed_batch())
+  with pytest.raises(ValueError, match="need item_causal=True"):
+    system.loss(params, assets, packed_batch(), jax.random.key(1))
+
+
+def test_codes_that_do_not_fit_the_levels_are_named():
+  with pytest.raises(ValueError, match=r"shape \(20, 2\) are not of 3 levels"):
+    tiger.assets(CFG, codes()[:, :2])
+  with pytest.raises(ValueError, match=r"below \(4, 4, 3\) level by level"):
+    tiger.assets(CFG, codes() + np.array([0, 0, 1]))
+  twice = codes()
+  twice[5] = twice[9]
+  with pytest.raises(ValueError, match="have the same codes"):
+    tiger.assets(CFG, twice)
+
+
+def test_a_level_softmax_gives_the_codes_of_a_level_all_the_probability():
+  cfg = dataclasses.replace(CFG, level_softmax=True)
+  full = np.stack(np.meshgrid(range(4), range(4), range(3), indexing="ij"), -1).reshape(-1, 3)
+  table = np.concatenate([np.full((1, 3), -1), full])  # every code is an item
+  batch = packed_batch()
+  system, assets = tiger.make(cfg), tiger.assets(cfg, table)
+  params = system.init(jax.random.key(0), assets, batch)
+  question = {k: batch[k] for k in ("user", "history")}
+  scores = jax.jit(system.score)(params, assets, question)
+  np.testing.assert_allclose(jax.nn.logsumexp(scores, axis=1), 0, atol=1e-4)
+
+
+def test_a_catalogue_that_grows_within_its_capacity_compiles_nothing():
+  system, batch = tiger.make(CFG), packed_batch()
+  question = {k: batch[k] for k in ("user", "history")}
+  small = tiger.assets(CFG, codes(15), capacity=40)
+  params = system.init(jax.random.key(0), small, batch)
+  recommend = jax.jit(system.recommend, static_argnames="k")
+  recommend(params, small, question, k=5)
+  ranked = recommend(params, tiger.assets(CFG, codes(20), capacity=40), question, k=19)
+  assert sorted(ranked.ids[0].tolist()) == list(range(1, 20))
+  recommend(params, tiger.assets(CFG, codes(18), capacity=40), question, k=19)
+  assert recommend._cache_size() == 2  # k = 5 and k = 19
