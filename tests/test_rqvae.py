@@ -13,6 +13,7 @@ from recjax.data import examples, loader
 from recjax.data.errors import DataError
 from recjax.semid import report, rqvae
 from recjax.train import loop, mesh, optim, state, step
+from recjax.types import FROZEN
 
 KEY = jax.random.key(0)
 SMALL = rqvae.Config(dim=12, hidden=(24,), latent=4, codes=(8, 8), memory=0.9)

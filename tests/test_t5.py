@@ -197,6 +197,11 @@ def test_buckets_are_those_of_transformers(peer, sizes, both_ways):
     assert found[0 if far < 0 else -1] == end.item()
 
 
+def test_too_few_buckets_are_an_error():
+  with pytest.raises(ValueError, match="do not reach"):
+    t5._buckets(2, 128, both_ways=True)
+
+
 def test_buckets_by_hand():
   # 8 buckets both ways: 4 a direction, 2 of them exact; then log(d / 2) / log(9 / 2) * 2:
   # 2..4 are below 1, 5 is above.
@@ -218,6 +223,21 @@ def test_decode_step_is_decode_at_every_place(cfg):
     logits, cache = step(params, cfg, TARGET[:, t : t + 1], cache)
     np.testing.assert_allclose(logits[:, 0], expected[:, t], atol=1e-5)
   assert cache.at == 7
+
+
+@pytest.mark.parametrize("kind", ["padding", "each place", "each head"])
+def test_few_queries_read_the_source_as_many_do(kind):
+  # Three tokens take the order of products without keys, thirty the one with them.
+  params, encoded = lively(SMALL), encode(lively(SMALL), SMALL, SOURCE)
+  target = np.pad(TARGET, ((0, 0), (0, 23)), constant_values=3)
+  mask = jnp.asarray(SOURCE != 0)
+  if kind != "padding":
+    heads = 3 if kind == "each head" else 1
+    mask = jnp.asarray(np.random.default_rng(1).random((3, heads, 30, 14)) < 0.7)
+  many = decode(params, SMALL, target, encoded, source_mask=mask)
+  some = mask if kind == "padding" else mask[:, :, :3]
+  few = decode(params, SMALL, target[:, :3], encoded, source_mask=some)
+  np.testing.assert_allclose(few, many[:, :3], atol=1e-5)
 
 
 def test_beams_share_the_keys_of_one_source_and_keep_their_own_tokens():

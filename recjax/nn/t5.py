@@ -13,6 +13,7 @@ B batch, S source, T target, K beams, D width, H heads, F feed-forward, V vocabu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from flax import linen as nn
 from recjax.nn import attention, linear
 from recjax.nn.dropout import Dropout
 from recjax.types import PAD, Array, Key, Params
+
+_normal = nn.initializers.normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +72,7 @@ class Attention(nn.Module):
 
   def memory(self, x: Array) -> tuple[Array, Array]:
     """Keys and values of what is attended to, each [B, H, S, head_dim]."""
-    split = attention.split_heads
-    return split(self.key(x), self.cfg.heads), split(self.value(x), self.cfg.heads)
+    return tuple(attention.split_heads(y, self.cfg.heads) for y in (self.key(x), self.value(x)))
 
   def __call__(self, x: Array, memory: tuple[Array, Array], bias, where) -> Array:
     query = attention.split_heads(self.query(x), self.cfg.heads)
@@ -92,8 +94,8 @@ class Attention(nn.Module):
     query = attention.split_heads(self.query(x), cfg.heads)  # [B, H, T, head_dim]
     wide = jnp.einsum("bhtk,dhk->bhtd", query, key).reshape(len(x), 1, -1, dim)  # [B, 1, H * T, D]
     if where.shape[1:3] != (1, 1):
-      where = jnp.broadcast_to(where, (len(where), cfg.heads, length, sources))
-      where = where.reshape(len(where), 1, -1, sources)
+      pairs = (len(where), cfg.heads, length, sources)
+      where = jnp.broadcast_to(where, pairs).reshape(len(where), 1, -1, sources)
     mean = self._attend(wide, (states[:, None], states[:, None]), None, where)
     mean = mean.reshape(len(x), cfg.heads, length, dim)
     return self.out(attention.merge_heads(jnp.einsum("bhtd,dhk->bhtk", mean, value)))
@@ -157,9 +159,6 @@ class Block(nn.Module):
     x = x + self.cross(self.cross_norm(x), source, None, source_where)
     return x + self.ff(self.ff_norm(x)), past
 
-  def source(self, encoded: Array):
-    return self.cross.memory(encoded)
-
 
 class Stack(nn.Module):
   cfg: Config
@@ -168,29 +167,27 @@ class Stack(nn.Module):
   def setup(self):
     cfg = self.cfg
     block = nn.remat(Block) if cfg.remat else Block
-    count = cfg.decoder_layers if self.decoder else cfg.layers
-    if cfg.scan:
-      self.layer = block(cfg, self.decoder)
-    else:
-      self.layer = [block(cfg, self.decoder) for _ in range(count)]
-    std = cfg.dim**-0.5
-    self.distances = nn.Embed(cfg.buckets, cfg.heads, embedding_init=nn.initializers.normal(std))
+    make = functools.partial(block, cfg, self.decoder)
+    self.layer = make() if cfg.scan else [make() for _ in range(self.count)]
+    self.distances = nn.Embed(cfg.buckets, cfg.heads, embedding_init=_normal(cfg.dim**-0.5))
     self.norm = _norm(cfg)
     self.drop = Drop(cfg.dropout)
 
+  @property
+  def count(self) -> int:
+    return self.cfg.decoder_layers if self.decoder else self.cfg.layers
+
   def __call__(self, x: Array, where, encoded=None, source_where=None, places=None) -> Array:
-    cfg = self.cfg
     places = np.arange(x.shape[1]) if places is None else places
     bias = self.bias(places[None, :] - places[:, None])
-    x = self.drop(x.astype(cfg.dtype))
-    if cfg.scan:
+    x = self.drop(x.astype(self.cfg.dtype))
+    if self.cfg.scan:
 
       def body(layer, y, _):
         return layer(y, bias, where, encoded, source_where), None
 
-      count = cfg.decoder_layers if self.decoder else cfg.layers
       over = {"variable_axes": {"params": 0}, "split_rngs": {"params": True, "dropout": True}}
-      x, _ = nn.scan(body, **over, length=count)(self.layer, x, None)
+      x, _ = nn.scan(body, **over, length=self.count)(self.layer, x, None)
     else:
       for layer in self.layer:
         x = layer(x, bias, where, encoded, source_where)
@@ -198,10 +195,9 @@ class Stack(nn.Module):
 
   def bias(self, distance) -> Array:
     """What the heads add to the logits at distances (key - query) [T, S]: [1, H, T, S]."""
-    cfg = self.cfg
-    table = jnp.asarray(_buckets(cfg.buckets, cfg.max_distance, both_ways=not self.decoder))
-    half = (len(table) - 1) // 2
-    return self.distances(table[jnp.clip(distance, -half, half) + half]).transpose(2, 0, 1)[None]
+    most = self.cfg.max_distance
+    table = jnp.asarray(_buckets(self.cfg.buckets, most, both_ways=not self.decoder))
+    return self.distances(table[jnp.clip(distance, -most, most) + most]).transpose(2, 0, 1)[None]
 
 
 class T5(nn.Module):
@@ -209,7 +205,7 @@ class T5(nn.Module):
 
   def setup(self):
     cfg = self.cfg
-    self.embed = nn.Embed(cfg.vocab, cfg.dim, embedding_init=nn.initializers.normal(1.0))
+    self.embed = nn.Embed(cfg.vocab, cfg.dim, embedding_init=_normal(1.0))
     self.encoder = Stack(cfg, decoder=False)
     if cfg.decoder_layers:
       self.decoder = Stack(cfg, decoder=True)
@@ -230,7 +226,7 @@ class T5(nn.Module):
     return self.logits(self.decoder(x, where, encoded, source_where))
 
   def source(self, encoded: Array):
-    return tuple(layer.source(encoded) for layer in self.decoder.layer)
+    return tuple(layer.cross.memory(encoded) for layer in self.decoder.layer)
 
   def step(self, tokens, cache: Cache):
     x = self.embed(tokens).astype(self.cfg.dtype)  # [B, K, D]
@@ -342,9 +338,10 @@ def unstack(params: Params, cfg: Config) -> tuple[Params, Config]:
     return params, cfg
   cfg, params = dataclasses.replace(cfg, scan=False), dict(params)
   for name, count in _stacks(cfg):
-    layer = params[name]["layer"]
-    each = {f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], layer) for i in range(count)}
-    params[name] = {k: v for k, v in params[name].items() if k != "layer"} | each
+    rest = dict(params[name])
+    every = rest.pop("layer")
+    each = {f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], every) for i in range(count)}
+    params[name] = rest | each
   return params, cfg
 
 
@@ -354,11 +351,9 @@ def stack(params: Params, cfg: Config) -> tuple[Params, Config]:
     return params, cfg
   cfg, params = dataclasses.replace(cfg, scan=True), dict(params)
   for name, count in _stacks(cfg):
-    layer = jax.tree.map(
-      lambda *x: jnp.stack(x), *(params[name][f"layer_{i}"] for i in range(count))
-    )
-    rest = {k: v for k, v in params[name].items() if not k.startswith("layer_")}
-    params[name] = rest | {"layer": layer}
+    rest = dict(params[name])
+    each = [rest.pop(f"layer_{i}") for i in range(count)]
+    params[name] = rest | {"layer": jax.tree.map(lambda *x: jnp.stack(x), *each)}
   return params, cfg
 
 
@@ -383,13 +378,11 @@ def _buckets(buckets: int, max_distance: int, *, both_ways: bool) -> np.ndarray:
   start = np.where(distance > 0, buckets if both_ways else 0, 0)
   far = np.abs(distance) if both_ways else np.maximum(-distance, 0)
   exact = buckets // 2
+  if not 0 < exact < max_distance:
+    raise ValueError(f"{buckets} buckets a direction do not reach a distance of {max_distance}")
   log = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact))
   large = exact + (log / np.float32(math.log(max_distance / exact)) * (buckets - exact)).astype(int)
   return start + np.where(far < exact, far, np.minimum(large, buckets - 1))
-
-
-def _normal(std: float):
-  return nn.initializers.normal(std)
 
 
 def _dense(cfg: Config, features: int, *, std: float, name: str | None = None) -> nn.Dense:
@@ -397,7 +390,7 @@ def _dense(cfg: Config, features: int, *, std: float, name: str | None = None) -
     features,
     use_bias=False,
     dtype=cfg.dtype,
-    kernel_init=nn.initializers.normal(std),
+    kernel_init=_normal(std),
     dot_general=linear.dot_general,
     name=name,
   )
