@@ -205,9 +205,7 @@ def test_sums_add_over_any_split_of_the_batch(name):
   x = jnp.array(np.random.default_rng(2).normal(size=(4, 3)), jnp.float32)
   where = jnp.array([1.0, 0.5, 0.0, 2.0])
   whole = SHAPED[name](x, where)
-  parts = [
-    SHAPED[name](x, where * jnp.array(m, jnp.float32)) for m in ([1, 0, 0, 1], [0, 1, 1, 0])
-  ]
+  parts = [SHAPED[name](x, where * jnp.array(m, jnp.float32)) for m in ([1, 0, 0, 1], [0, 1, 1, 0])]
   chex.assert_trees_all_close(whole, jax.tree.map(lambda a, b: a + b, *parts), rtol=1e-5)
 
 

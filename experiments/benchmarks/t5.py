@@ -1,29 +1,40 @@
 """A training step of TIGER's T5 (Rajput et al., 2023) against `transformers` under torch.
 
-Width 128, 4 + 4 layers, 6 heads of 64, 1024 hidden units, 1030 tokens; sources of 81, targets of 4,
-256 examples, dropout 0.1, AdamW. Both sides run on the same number of cores and with the same
-settings of the allocator, in turn, in a process of its own: the settings come before the backend.
+Width 128, 4 + 4 layers, 6 heads of 64, 1024 hidden units, 1030 tokens; sources of 81, targets of
+4, 256 examples, dropout 0.1, AdamW. Both sides have the same cores and the same settings of the
+allocator, and run in turn in a process of its own, as the settings come before the backend. The
+peer's attention is `eager`, which was faster here than its default, and torch.compile slower
+(seconds of one core a step: 5.0 eager, 5.3 sdpa, 7.7 compiled; in bfloat16 2.5, 2.9, 5.0).
 
   python -m experiments.benchmarks.t5 [--plain]    # --plain: the allocator as the system has it
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.benchmarks import timing
+from recjax.nn import t5
+from recjax.text import objectives
+from recjax.train import process
 
-SIZES = {"vocab": 1030, "dim": 128, "heads": 6, "head_dim": 64, "ff": 1024, "layers": 4}
-BATCH, SOURCE, TARGET, DROPOUT, RATE = 256, 81, 4, 0.1, 1e-3
-CORES = min(2, os.cpu_count() or 1)
-ROUNDS = int(os.environ.get("T5_ROUNDS", "7"))
+CFG = t5.Config(
+  vocab=1030, dim=128, heads=6, head_dim=64, ff=1024, layers=4, decoder_layers=4, dropout=0.1
+)
+BATCH, SOURCE, TARGET, RATE = 256, 81, 4, 1e-3
+CORES, ROUNDS = min(2, os.cpu_count() or 1), int(os.environ.get("ROUNDS", "7"))
+FLOOR, FLOOR_BFLOAT16 = 1.6, 1.0
 
 
 def figures() -> Iterator[timing.Figure]:
@@ -31,78 +42,145 @@ def figures() -> Iterator[timing.Figure]:
     command = [sys.executable, "-m", "experiments.benchmarks.t5", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
       for line in child.stdout:
-        if line.startswith("{"):
-          yield json.loads(line)
+        yield json.loads(line)
     if child.returncode:
       raise RuntimeError(f"{' '.join(command)} ended with status {child.returncode}")
 
 
+def measure(plain: bool) -> Iterator[timing.Figure]:
+  """With the launcher's settings against both precisions of the peer; or with none of them."""
+  if plain:
+    runs = {"t5/train plain": ours(1, {})}
+  else:
+    process.keep_freed_memory()
+    process.host_devices(CORES)
+    runs = {"t5/train": ours(CORES, process.train_options()), "t5/train one device": ours(1, {})}
+  theirs = _peers()
+  times = timing.seconds(*runs.values(), *theirs.values(), rounds=ROUNDS, warmup=3)
+  taken = dict(zip([*runs, *theirs], times, strict=True))
+  peak = matmul_peak()
+  for name in runs:
+    more = {"gflops": flops() / statistics.median(taken[name]) / 1e9, "peak_gflops": peak}
+    if not theirs:
+      yield timing.rate(name, "examples/s", BATCH, taken[name], **more)
+      yield timing.absent(name, "torch transformers")
+    for peer in theirs:
+      floor = FLOOR if "float32" in peer else FLOOR_BFLOAT16
+      bound = {"floor": floor} if name == "t5/train" else {}
+      figure = timing.rate(name, "examples/s", BATCH, taken[name], peer, taken[peer], **more)
+      yield figure | bound | {"peer_spread": timing.spread(taken[peer])}
+
+
 def data() -> tuple[np.ndarray, np.ndarray]:
+  """Sources [B, S], half of them with padding, and targets [B, T]."""
   rng = np.random.default_rng(0)
-  source = rng.integers(2, SIZES["vocab"], (BATCH, SOURCE)).astype(np.int32)
-  source[:, -20:] *= rng.random((BATCH, 1)) < 0.5  # half are shorter
-  return source, rng.integers(2, SIZES["vocab"], (BATCH, TARGET)).astype(np.int32)
+  source = rng.integers(2, CFG.vocab, (BATCH, SOURCE)).astype(np.int32)
+  source[::2, -20:] = 0
+  return source, rng.integers(2, CFG.vocab, (BATCH, TARGET)).astype(np.int32)
 
 
 def flops() -> float:
-  """Of the matrix products of one step, forward and backward, an example's dropout not counted."""
-  dim, inner, ff = SIZES["dim"], SIZES["heads"] * SIZES["head_dim"], SIZES["ff"]
-  encoder = SOURCE * (4 * dim * inner + 2 * dim * ff) + 2 * SOURCE * SOURCE * inner
-  cross = 2 * SOURCE * dim * inner + TARGET * 2 * dim * inner + 2 * TARGET * SOURCE * inner
-  decoder = TARGET * (4 * dim * inner + 2 * dim * ff) + 2 * TARGET * TARGET * inner + cross
-  head = TARGET * dim * SIZES["vocab"]
-  return 3 * 2 * BATCH * (SIZES["layers"] * (encoder + decoder) + head)
+  """Of the matrix products of a step as T5 is written down; ours saves some of the cross ones."""
+  dim, inner, ff = CFG.dim, CFG.heads * CFG.head_dim, CFG.ff
+  encoder = SOURCE * (4 * dim * inner + 2 * dim * ff) + 2 * SOURCE**2 * inner
+  cross = 2 * dim * inner * (SOURCE + TARGET) + 2 * TARGET * SOURCE * inner
+  decoder = TARGET * (4 * dim * inner + 2 * dim * ff) + 2 * TARGET**2 * inner + cross
+  each = CFG.layers * (encoder + decoder) + TARGET * dim * CFG.vocab
+  return 3 * 2 * BATCH * each  # forward and twice backward, a multiplication and an addition
 
 
 def ours(devices: int, options: dict[str, str]) -> Callable[[], object]:
-  """One step of the same training, on `devices` devices of the host."""
-  import jax
-  import optax
-  from jax.sharding import AxisType, NamedSharding, PartitionSpec
-
-  from recjax.nn import t5
-  from recjax.text import objectives
-
-  cfg = t5.Config(**SIZES, decoder_layers=SIZES["layers"], dropout=DROPOUT)
+  """A training step on `devices` devices of the host, each with its share of the batch."""
   mesh = jax.make_mesh(
     (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
   )
   split, whole = PartitionSpec("data"), PartitionSpec()
-
-  def local(params, batch, key):
-    def loss(params):
-      out = objectives.text_to_text(params, cfg, batch, key)
-      return out.sum, out.weight
-
-    (total, weight), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    return jax.lax.psum((total, weight, grads), "data")
-
-  gradients = jax.shard_map(
-    local, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole, check_vma=False
-  )
   optimizer = optax.adamw(RATE)
 
-  def step(params, state, batch, key):
-    total, weight, grads = (gradients if devices > 1 else _one(local))(params, batch, key)
-    updates, state = optimizer.update(jax.tree.map(lambda g: g / weight, grads), state, params)
-    return optax.apply_updates(params, updates), state, total / weight
+  def share(params, batch, key):
+    def loss(params):
+      out = objectives.text_to_text(params, CFG, batch, key)
+      return out.sum, out.weight
 
-  params = jax.device_put(t5.init(jax.random.key(0), cfg), NamedSharding(mesh, whole))
-  source, target = data()
-  batch = jax.device_put({"source": source, "target": target}, NamedSharding(mesh, split))
-  compiled = jax.jit(step, donate_argnums=(0, 1), compiler_options=options)
-  keep = [params, optimizer.init(params), 0]
+    return jax.lax.psum(jax.value_and_grad(loss, has_aux=True)(params), "data")
+
+  gradients = jax.shard_map(
+    share, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole, check_vma=False
+  )
+
+  def step(state, batch, nth):
+    params, moments = state
+    (total, weight), grads = gradients(params, batch, jax.random.fold_in(jax.random.key(1), nth))
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, moments = optimizer.update(grads, moments, params)
+    return (optax.apply_updates(params, updates), moments), total / weight
+
+  params = jax.device_put(t5.init(jax.random.key(0), CFG), NamedSharding(mesh, whole))
+  batch = dict(zip(("source", "target"), data(), strict=True))
+  batch = jax.device_put(batch, NamedSharding(mesh, split))
+  step = jax.jit(step, donate_argnums=0, compiler_options=dict(options))
+  kept = {"state": (params, optimizer.init(params)), "nth": 0}
 
   def run():
-    params, state, nth = keep
-    params, state, loss = compiled(params, state, batch, jax.random.fold_in(jax.random.key(1), nth))
-    keep[:] = params, state, nth + 1
+    kept["state"], loss = step(kept["state"], batch, kept["nth"])
+    kept["nth"] += 1
     assert np.isfinite(float(loss))
 
   return run
 
 
-def _one(local):
-  import jax
+def _peers() -> dict[str, Callable[[], object]]:
+  """The same step by `transformers`, in float32 and under bfloat16 autocast; none if absent."""
+  try:
+    import torch
+    import transformers
+  except ImportError:
+    return {}
+  torch.set_num_threads(CORES)
+  config = transformers.T5Config(
+    vocab_size=CFG.vocab,
+    d_model=CFG.dim,
+    d_kv=CFG.head_dim,
+    d_ff=CFG.ff,
+    num_heads=CFG.heads,
+    num_layers=CFG.layers,
+    num_decoder_layers=CFG.decoder_layers,
+    dropout_rate=CFG.dropout,
+    decoder_start_token_id=0,
+    use_cache=False,
+    attn_implementation="eager",
+  )
+  source, target = (torch.tensor(x, dtype=torch.long) for x in data())
+  mask = (source != 0).long()
 
-  return functools.partial(jax.vmap, axis_name="data")(local) if False else local
+  def make(precision):
+    model = transformers.T5ForConditionalGeneration(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
+
+    def run():
+      optimizer.zero_grad(set_to_none=True)
+      with precision():
+        loss = model(input_ids=source, attention_mask=mask, labels=target).loss
+      loss.backward()
+      optimizer.step()
+      assert torch.isfinite(loss)
+
+    return run
+
+  return {
+    "transformers float32": make(contextlib.nullcontext),
+    "transformers bfloat16": make(lambda: torch.autocast("cpu", torch.bfloat16)),
+  }
+
+
+def matmul_peak(size: int = 2048) -> float:
+  """GFLOP/s of one large float32 product, the best of several."""
+  a = jax.random.normal(jax.random.key(0), (size, size))
+  product = jax.jit(lambda a: a @ a)
+  (times,) = timing.seconds(lambda: product(a).block_until_ready(), rounds=9, warmup=2)
+  return 2 * size**3 / min(times) / 1e9
+
+
+if __name__ == "__main__":
+  for measured in measure("--plain" in sys.argv[1:]):
+    print(timing.line(measured), flush=True)

@@ -38,13 +38,16 @@ def figures() -> Iterator[timing.Figure]:
     size = sum(array.nbytes for array in built[name].values())
     yield timing.cost(f"trie/build-{name}", "s", float(np.median(times)), most=SECONDS)
     yield timing.cost(f"trie/size-{name}", "bytes", size, most=BYTES, per_item=size / items)
-  for kind, search, floor in (("model", _tiger(), STEP_FLOOR), ("alone", _table(), None)):
+  for kind, search, floor in (
+    ("model", _tiger(), {"floor": STEP_FLOOR}),
+    ("alone", _table(), {}),
+  ):
     small, *others = timing.seconds(
       *(functools.partial(search, trie) for trie in built.values()), rounds=9
     )
     for name, times in zip(list(built)[1:], others, strict=True):
       what = f"trie/step-{kind}-{name}"
-      yield timing.rate(what, "users/s", setting.USERS, times, "12k items", small, floor=floor)
+      yield timing.rate(what, "users/s", setting.USERS, times, "12k items", small, **floor)
 
 
 def _tiger() -> Callable[[tries.Trie], object]:

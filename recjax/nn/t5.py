@@ -102,17 +102,15 @@ class Attention(nn.Module):
 
   def step(self, x: Array, past, at: Array, bias: Array):
     """One place of self-attention: x [B, K, D], past keys and values [B, K, H, T, head_dim]."""
-
-    def heads(y):
-      return y.reshape(*y.shape[:-1], self.cfg.heads, 1, self.cfg.head_dim)
-
-    new = heads(self.key(x)), heads(self.value(x))  # [B, K, H, 1, head_dim]
+    x = x[..., None, :]  # [B, K, 1, D]
     past = tuple(
-      jax.lax.dynamic_update_slice_in_dim(p, n, at, axis=3) for p, n in zip(past, new, strict=True)
+      jax.lax.dynamic_update_slice_in_dim(p, n, at, axis=3)
+      for p, n in zip(past, self.memory(x), strict=True)
     )
     seen = (jnp.arange(past[0].shape[3]) <= at)[None, None, None, None, :]
-    out = self._attend(heads(self.query(x)), past, bias[None], seen)  # [B, K, H, 1, head_dim]
-    return self.out(out.reshape(*x.shape[:-1], -1)), past
+    query = attention.split_heads(self.query(x), self.cfg.heads)  # [B, K, H, 1, head_dim]
+    out = attention.merge_heads(self._attend(query, past, bias[None], seen))
+    return self.out(out)[..., 0, :], past
 
   def _attend(self, query, memory, bias, where):
     return attention.attend(query, *memory, bias=bias, where=where, dropout=self.drop)
