@@ -229,6 +229,16 @@ def test_an_allow_list_of_one_finds_it_and_an_empty_one_nothing():
   assert found.ids[0, 0] == found.ids[2, 0] == 77
 
 
+def test_lists_of_no_length_name_nothing():
+  trie = tries.build(np.array([[0, 0], [0, 1], [1, 0]]), 2)
+  none = jnp.zeros((1, 0), jnp.int32)
+  lists = {"deny": none}, {"allow": none}, {"allow": jnp.array([[1]]), "deny": none}
+  for given_, expected in zip(lists, ([1, 2], [PAD, PAD], [1, PAD]), strict=True):
+    assert sorted(search(trie, *begin(1), vocab=2, k=2, **given_).ids[0].tolist()) == sorted(
+      expected
+    )
+
+
 def test_denying_every_item_finds_nothing_and_all_but_one_that_one():
   codes = catalogue(3, 60, 3, 4)
   every = np.arange(1, len(codes))

@@ -305,7 +305,9 @@ def allowed(trie: Trie, allow: Array, deny: Array | None = None) -> Marks:
   """The edges on the way to the items of `allow` [B, D] (PAD ignored) that `deny` leaves."""
   at = rank(trie, allow)
   if deny is not None:
-    denied = jnp.sort(rank(trie, deny), axis=1)  # [B, D']
+    # One that is nothing is added, for a list of no length at all.
+    denied = jnp.pad(rank(trie, deny), ((0, 0), (1, 0)), constant_values=-1)
+    denied = jnp.sort(denied, axis=1)  # [B, D']
     spot = jax.vmap(jnp.searchsorted)(denied, at)
     found = jnp.take_along_axis(denied, jnp.minimum(spot, denied.shape[1] - 1), axis=1)
     at = jnp.where(found == at, -1, at)
