@@ -141,6 +141,23 @@ def test_beam_scores_are_what_the_model_says_of_the_tokens(seed, penalty, early)
   assert (np.diff(np.where(np.isfinite(out.scores), out.scores, -1e9), axis=1) <= 0).all()
 
 
+def test_early_stopping_by_hand():
+  table = jnp.zeros((1, 3, 4, 4, 4))
+  said = {
+    (0, 0, 0): [0.01, 0.22, 0.60, 0.17],  # the end: log 0.22 = -1.514
+    (1, 0, 2): [0.025, 0.80, 0.15, 0.025],  # 2 and the end: log 0.48 / 2 = -0.367
+    (2, 2, 2): [0.01, 0.01, 0.01, 0.97],  # 2, 2, 3: log 0.0873 / 3 = -0.813
+  }
+  for place, probs in said.items():
+    table = table.at[0, *place].set(jnp.log(jnp.array(probs)))
+  # After two places two have ended; 2, 2 stands at log 0.09 / 2 = -1.204, better than -1.514.
+  patient, early = (beam(table, 2, 3, 1.0, early) for early in (False, True))
+  np.testing.assert_allclose(patient.scores[0], [-0.367, -0.813], atol=1e-3)
+  np.testing.assert_array_equal(patient.tokens[0], [[2, 1, 0], [2, 2, 3]])
+  np.testing.assert_allclose(early.scores[0], [-0.367, -1.514], atol=1e-3)
+  np.testing.assert_array_equal(early.tokens[0], [[2, 1, 0], [1, 0, 0]])
+
+
 def test_too_few_sequences_leave_places_empty():
   # With only EOS and one other token, three places hold 3 sequences and their one unfinished.
   table = random_table(3, vocab=2)
@@ -304,7 +321,10 @@ def test_greedy_is_that_of_transformers(pair):
   np.testing.assert_allclose(out.scores[:, 0], scores, atol=1e-4)
 
 
-@pytest.mark.parametrize("penalty, early", [(0.0, False), (1.0, False), (2.0, False), (1.0, True)])
+@pytest.mark.parametrize(
+  "penalty, early",
+  [(0.0, False), (1.0, False), (1.0, True), pytest.param(2.0, False, marks=pytest.mark.slow)],
+)
 def test_beam_search_is_that_of_transformers(pair, penalty, early):
   beams = 4
 

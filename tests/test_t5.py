@@ -92,7 +92,12 @@ def their_model(transformers, sizes, buckets=(32, 128), gated=False, head=False,
   return model
 
 
-@pytest.fixture(scope="module", params=KINDS)
+SLOW = {"v1.1 tied"}
+
+
+@pytest.fixture(
+  scope="module", params=[pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW)) for k in KINDS]
+)
 def pair(request, peer, tmp_path_factory):
   """Their model, and ours from the folder they saved."""
   folder = tmp_path_factory.mktemp("t5")
