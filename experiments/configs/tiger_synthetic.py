@@ -1,8 +1,8 @@
 """TIGER on a synthetic shop: raw files to recommendations in minutes on a laptop CPU.
 
-Claim: Recall@10 of at least 80% of the best attainable, which the data's law gives, and above
-popularity and item-kNN. Packed training, item-causal encoder; full ranking, seen items left out
-(no one meets an item twice there).
+Claim: above popularity and item-kNN; measured Recall@10 .517 where .817 is the best attainable by
+the data's law (seed 0, five minutes on 2 cores; not yet tuned). Packed training, item-causal
+encoder; full ranking, seen items left out (no one meets an item twice there).
 
     python -m experiments.run --config=experiments/configs/tiger_synthetic.py --workdir=runs/shop
 """
