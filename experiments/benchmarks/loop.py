@@ -18,7 +18,7 @@ from recjax.data.ragged import Ragged
 from recjax.systems.generative import tiger
 from recjax.train import loop, mesh, optim, process, step
 
-_STEPS, _ROUNDS, _BATCH = 20, 3, 256
+_STEPS, _ROUNDS, _BATCH = 10, 3, 256
 
 
 def figures() -> Iterator[timing.Figure]:
