@@ -85,7 +85,11 @@ def sums(x: Array, codes: Array, size: int) -> Array:
 def residual(x: Array, codebooks: Sequence[Array], choose: Choose | None = None) -> Residual:
   """Quantises level by level. No gradient passes from a level to the codes of those before it."""
   if choose is None:
-    choose = lambda level, left, codebook: nearest(left, codebook)  # noqa: E731
+
+    def choose(level, left, codebook):
+      del level
+      return nearest(left, codebook)
+
   codes, given, chosen = [], [], []
   for level, codebook in enumerate(codebooks):
     held = jax.lax.stop_gradient((x, codebook))

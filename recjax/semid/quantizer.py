@@ -177,7 +177,7 @@ def loads(path: str | os.PathLike) -> Quantizer:
   remedy = "Build the semantic ids again, or copy the whole folder again."
   try:
     with safetensors.safe_open(pathlib.Path(path), framework="numpy") as file:
-      found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+      found = {name: file.get_tensor(name) for name in file.keys()}
   except FileNotFoundError:
     raise DataError("no such file", path=path, remedy=remedy) from None
   except (safetensors.SafetensorError, OSError) as error:
