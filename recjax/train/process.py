@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import jax
 
-# What XLA compiles for a CPU runs faster with its products of matrices left to one library
-# (a training step 1.4 times, measured; decoding a few tokens gets slower). For
-# `jax.jit(step, compiler_options=FUSED_PRODUCTS)`; a backend other than the CPU refuses it.
+# XLA's products of matrices on a CPU left to one library: once a faster training step, now about
+# even (BUILD_NOTES.md); decoding a few tokens gets slower. For `jax.jit(step,
+# compiler_options=FUSED_PRODUCTS)`; a backend other than the CPU refuses it.
 FUSED_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, in glibc's malloc.h
