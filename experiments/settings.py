@@ -64,6 +64,17 @@ def config(**sections: Any) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(plain)
 
 
+def model(cls: type, **fields: Any) -> dict[str, Any]:
+  """The fields of a system's Config; those without a default may come from the data (num_items)."""
+  unknown = set(fields) - {f.name for f in dataclasses.fields(cls)}
+  if unknown:
+    raise ValueError(f"{cls.__module__}.{cls.__name__} has no {sorted(unknown)}")
+  defaults = {
+    f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING
+  }
+  return {**defaults, **fields}
+
+
 def build(cls: type[T], section: ml_collections.ConfigDict, **more: Any) -> T:
   """The dataclass that a section describes; nested dataclasses too, unknown keys are errors."""
   values = {**section.to_dict(), **more}

@@ -49,25 +49,35 @@ def plain_setup(module):
   return module.Config(num_items=ITEMS), ()
 
 
+# name -> (module) -> (config, assets), where a config needs more than the number of items.
 SETUPS = {"tiger": tiger_setup}
+# name -> (train) -> examples to learn from, where they are not one prefix a row.
+EXAMPLES = {}
+# name -> (steps, learning rate), where the default does not suit.
+TRAINING = {}
 # What each must reach on the planted walk: 1 for what reads order, less for what cannot.
 REACHES = {"popularity": 0.0, "item_knn": 0.4}
 
 
 @pytest.fixture(scope="module", params=sorted(SYSTEMS))
 def made(request):
-  """(name, system, assets, params, batch): each system trained a little on the planted walk."""
+  """(name, system, assets, params, batch, learned): trained a little on the planted walk.
+
+  `batch` asks, `learned` is one that the loss takes.
+  """
   name = request.param
   cfg, assets = SETUPS.get(name, plain_setup)(SYSTEMS[name])
   assert dataclasses.is_dataclass(cfg) and cfg.__dataclass_params__.frozen
   system = SYSTEMS[name].make(cfg)
   split = log()
   one = mesh.make_mesh(devices=jax.devices()[:1])
+  found = EXAMPLES.get(name, examples.prefixes)(split.train)
+  train = loader.Batches(found, 64, max_len=MAX_LEN, seed=0, epochs=None)
   if system.fit is not None:
     params = loop.solve(system, assets, split.train, mesh=one).params
   else:
-    train = loader.Batches(examples.prefixes(split.train), 64, max_len=MAX_LEN, seed=0, epochs=None)
-    cfg = loop.Config(steps=600, optimizer=optim.Config(rate=3e-3, schedule="cosine"))
+    steps, rate = TRAINING.get(name, (600, 3e-3))
+    cfg = loop.Config(steps=steps, optimizer=optim.Config(rate=rate, schedule="cosine"))
     params = loop.fit(system, assets, train, cfg, mesh=one).params
   batch = loader.Batches(examples.next_events(split.train, split.valid), 32, max_len=MAX_LEN)[0]
   jitted = system._replace(
@@ -75,7 +85,10 @@ def made(request):
     recommend=jax.jit(system.recommend, static_argnames="k"),
     score=system.score and jax.jit(system.score),
   )
-  return name, jitted, assets, params, {k: jnp.asarray(v) for k, v in batch.items()}
+  batch, learned = ({k: jnp.asarray(v) for k, v in b.items()} for b in (batch, train[0]))
+  if jitted.index is not None:
+    assets = jitted.index(params, assets)
+  return name, jitted, assets, params, batch, learned
 
 
 def question(batch):
@@ -83,19 +96,19 @@ def question(batch):
 
 
 def test_it_learns_a_planted_pattern(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   hit = system.recommend(params, assets, question(batch), k=5).ids == batch["target"][:, None]
   assert float(hit.any(1).mean()) >= REACHES.get(name, 0.9)
 
 
 def test_loss_and_gradients_are_finite(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   if system.loss is None:
     assert system.fit is not None
     return
   key = jax.random.key(0)
   grads, out = jax.grad(
-    lambda p: (lambda o: (o.sum, o))(system.loss(p, assets, batch, key)), has_aux=True
+    lambda p: (lambda o: (o.sum, o))(system.loss(p, assets, learned, key)), has_aux=True
   )(params)
   assert out.weight > 0
   chex.assert_tree_all_finite((grads, out.sum))
@@ -103,20 +116,18 @@ def test_loss_and_gradients_are_finite(made):
 
 
 def test_rows_that_only_fill_do_not_count(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   if system.loss is None:
     return
   key = jax.random.key(0)
-  weight = batch["weight"].at[5:].set(0)
-  out = system.loss(params, assets, batch | {"weight": weight}, key)
-  other = {
-    k: v if k == "weight" else v.at[5:].set(v[0]) for k, v in (batch | {"weight": weight}).items()
-  }
+  masked = learned | {"weight": learned["weight"].at[5:].set(0)}
+  out = system.loss(params, assets, masked, key)
+  other = {k: v if k == "weight" else v.at[5:].set(v[0]) for k, v in masked.items()}
   chex.assert_trees_all_close(out, system.loss(params, assets, other, key), rtol=1e-5)
 
 
 def test_padding_changes_no_answer(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   wide = question(batch) | {"history": jnp.pad(batch["history"], ((0, 0), (3, 0)))}
   a = system.recommend(params, assets, question(batch), k=10)
   b = system.recommend(params, assets, wide, k=10)
@@ -124,7 +135,7 @@ def test_padding_changes_no_answer(made):
 
 
 def test_recommended_items_are_distinct_and_exist(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   ranked = system.recommend(params, assets, question(batch), k=ITEMS - 1)
   for ids, scores in zip(np.asarray(ranked.ids), np.asarray(ranked.scores), strict=True):
     assert sorted(ids) == list(range(1, ITEMS))
@@ -132,7 +143,7 @@ def test_recommended_items_are_distinct_and_exist(made):
 
 
 def test_denied_items_are_not_recommended_and_nothing_else_is_lost(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   deny = question(batch) | {"deny": batch["history"]}
   ranked = system.recommend(params, assets, deny, k=ITEMS - 1)
   for ids, scores, seen in zip(
@@ -144,7 +155,7 @@ def test_denied_items_are_not_recommended_and_nothing_else_is_lost(made):
 
 
 def test_jit_equals_eager(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   few = {k: v[:2] for k, v in question(batch).items()}
   jitted = system.recommend(params, assets, few, k=10)
   eager = system.recommend.__wrapped__(params, assets, few, k=10)
@@ -152,7 +163,7 @@ def test_jit_equals_eager(made):
 
 
 def test_scores_rank_as_recommendations_do(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   if system.score is None:
     return
   ranked = system.recommend(params, assets, question(batch), k=ITEMS - 1)
@@ -167,7 +178,7 @@ def test_scores_rank_as_recommendations_do(made):
 
 
 def test_both_ways_to_evaluate_agree(made):
-  name, system, assets, params, batch = made
+  name, system, assets, params, batch, learned = made
   split = log()
   valid = loader.Batches(examples.next_events(split.train, split.valid), 64, max_len=MAX_LEN)
   suites = [

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from recjax.data.interactions import Impressions, Interactions
-from recjax.types import PAD, Array
+from recjax.types import PAD, Array, Key
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,6 +150,16 @@ def impression(rng: np.random.Generator, x: Impressions, rows: np.ndarray, n: in
   at = (np.cumsum(count) - count)[:, None] + np.arange(n) % np.maximum(count, 1)[:, None]
   out = np.append(item, PAD)[np.minimum(at, len(item))]
   return np.where(count[:, None] > 0, out, PAD).astype(np.int32)
+
+
+def other(key: Key, target: Array, n: int, num_items: int) -> Array:
+  """[..., n] items drawn uniformly from all but PAD and the target [...]; JAX, inside a loss.
+
+  Items that the user met may be among them, as in the samplers of most published code; `uniform`
+  draws without them, on the host.
+  """
+  drawn = jax.random.randint(key, (*target.shape, n), PAD + 1, num_items - 1)
+  return drawn + (drawn >= jnp.maximum(target, PAD + 1)[..., None])
 
 
 def in_batch(target: Array, candidates: Array | None = None, own: Array | None = None) -> Array:

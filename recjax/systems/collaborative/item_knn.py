@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
-from recjax.types import PAD, Ranked, System
+from recjax.decode import topk
+from recjax.types import PAD, System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,22 +48,17 @@ def make(cfg: Config) -> System:
       ids[item, : len(best)], sims[item, : len(best)] = other[best], sim[best]
     return {"ids": ids, "sims": sims}
 
-  def score(params, assets, batch):
+  def every(params, batch):
     history = batch["history"]
     near = params["ids"][history].reshape(len(history), -1)  # [B, T * M]
     sims = jnp.where((history != PAD)[..., None], params["sims"][history], 0)
     rows = jnp.arange(len(history))[:, None]
-    total = jnp.zeros((len(history), cfg.num_items)).at[rows, near].add(sims.reshape(near.shape))
-    if "candidates" in batch:
-      return jnp.take_along_axis(total, batch["candidates"], axis=1)
-    return total.at[:, PAD].set(-jnp.inf)
+    return jnp.zeros((len(history), cfg.num_items)).at[rows, near].add(sims.reshape(near.shape))
+
+  def score(params, assets, batch):
+    return topk.scores(every(params, batch), batch)
 
   def recommend(params, assets, batch, *, k, key=None):
-    scores = score(params, assets, {"history": batch["history"]})
-    if "deny" in batch:
-      rows = jnp.arange(len(scores))[:, None]
-      scores = scores.at[rows, batch["deny"]].set(-jnp.inf)
-    scores, ids = jax.lax.top_k(scores, k)
-    return Ranked(jnp.where(scores > -jnp.inf, ids, PAD), scores)
+    return topk.rank(every(params, batch), batch, k=k)
 
   return System(fit=fit, score=score, recommend=recommend)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.types import PAD, Ranked, System
+from recjax.decode import topk
+from recjax.types import System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +25,13 @@ def make(cfg: Config) -> System:
   def fit(assets, interactions):
     return {"count": np.bincount(interactions.item, minlength=cfg.num_items).astype(np.float32)}
 
+  def every(params, batch):
+    return jnp.broadcast_to(params["count"][None], (len(batch["user"]), cfg.num_items))
+
   def score(params, assets, batch):
-    count = jnp.broadcast_to(params["count"][None], (len(batch["user"]), cfg.num_items))
-    if "candidates" in batch:
-      return jnp.take_along_axis(count, batch["candidates"], axis=1)
-    return count.at[:, PAD].set(-jnp.inf)
+    return topk.scores(every(params, batch), batch)
 
   def recommend(params, assets, batch, *, k, key=None):
-    scores = score(params, assets, {"user": batch["user"]})
-    if "deny" in batch:
-      rows = jnp.arange(len(scores))[:, None]
-      scores = scores.at[rows, batch["deny"]].set(-jnp.inf)
-    scores, ids = jax.lax.top_k(scores, k)
-    return Ranked(jnp.where(scores > -jnp.inf, ids, PAD), scores)
+    return topk.rank(every(params, batch), batch, k=k)
 
   return System(fit=fit, score=score, recommend=recommend)

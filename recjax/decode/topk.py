@@ -1,0 +1,33 @@
+"""Scores of every item -> answers: the best k, or those of given candidates.
+
+B batch, I items (PAD included), K results, C candidates, N denied or allowed.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from recjax.types import PAD, Array, Batch, Ranked
+
+
+def scores(every: Array, batch: Batch) -> Array:
+  """What `System.score` answers from [B, I]: of `candidates` [B, C] where asked, else of all."""
+  if "candidates" in batch:
+    return jnp.take_along_axis(every, batch["candidates"], axis=1)
+  return every.at[:, PAD].set(-jnp.inf)
+
+
+def rank(every: Array, batch: Batch, *, k: int) -> Ranked:
+  """What `System.recommend` answers from [B, I]: the best k that `allow` and `deny` leave."""
+  if k >= every.shape[1]:
+    raise ValueError(f"k is {k}, but there are {every.shape[1] - 1} items")
+  every = every.at[:, PAD].set(-jnp.inf)
+  rows = jnp.arange(len(every))[:, None]
+  if "allow" in batch:
+    allowed = jnp.zeros(every.shape, bool).at[rows, batch["allow"]].set(True)
+    every = jnp.where(allowed, every, -jnp.inf)
+  if "deny" in batch:
+    every = every.at[rows, batch["deny"]].set(-jnp.inf)
+  best, ids = jax.lax.top_k(every, k)
+  return Ranked(jnp.where(best > -jnp.inf, ids, PAD), best)
