@@ -1,4 +1,4 @@
-"""The main job as plain functions: raw files -> semantic ids -> TIGER -> metrics, recommendations.
+"""A run as plain functions: raw files -> (vectors -> semantic ids ->) system -> what it is worth.
 
 Each stage writes into the run's folder and is skipped, aloud, when what it depends on (its part
 of the config and the stages before it) has not changed; training goes on from its checkpoint.
@@ -7,36 +7,30 @@ of the config and the stages before it) has not changed; training goes on from i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import time
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from experiments import settings, sources
+from experiments import assembly, results, settings, sources, tasks
 from recjax.data import examples, interactions, loader, splits, storage
-from recjax.data.interactions import Catalog, Interactions
+from recjax.data.interactions import Interactions
 from recjax.semid import artefact, assign, rqkmeans
 from recjax.systems import SYSTEMS
-from recjax.systems.generative import tiger
 from recjax.text import encoders, lsa, vectors
-from recjax.train import evaluate, loop
+from recjax.train import evaluate, loop, stages
 from recjax.types import PAD, System
 
 _logger = logging.getLogger(__name__)
 
 MODES = ("all", "prepare", "embed", "tokenize", "train", "evaluate", "recommend", "help")
-
-
-class Prepared(NamedTuple):
-  interactions: Interactions
-  catalog: Catalog
-  split: splits.Split
 
 
 class Run:
@@ -45,112 +39,124 @@ class Run:
   def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
     self.config, self.workdir = config, workdir
     self.data = settings.build(settings.Data, config.data)
-    self.text = settings.build(settings.Text, config.text)
-    self.semantic_ids = settings.build(settings.SemanticIds, config.semantic_ids)
     self.evaluation = settings.build(settings.Evaluation, config.evaluation)
-    self.train_config = settings.build(loop.Config, config.train)
+    if config.task not in tasks.TASKS:
+      raise ValueError(f"no task {config.task!r}; there is {', '.join(tasks.TASKS)}")
+    if config.examples not in tasks.EXAMPLES:
+      raise ValueError(f"no examples {config.examples!r}; there is {', '.join(tasks.EXAMPLES)}")
+    self.task = tasks.TASKS[config.task]
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
 
-  def prepare(self) -> Prepared:
-    x, catalog = sources.read(self.data, self.workdir)
-    storage.save(x, self.workdir / "data")
-    prepared = Prepared(x, catalog, splits.leave_one_out(x))
-    _logger.info("prepared %r, %r", x, catalog)
-    return prepared
+  @functools.cached_property
+  def raw(self) -> sources.Raw:
+    raw = sources.read(self.data, self.workdir)
+    if not self.task.ratings:  # only that they met it
+      split = raw.split and splits.Split(*map(_unrated, raw.split))
+      raw = dataclasses.replace(raw, interactions=_unrated(raw.interactions), split=split)
+    storage.save(raw.interactions, self.workdir / "data")
+    _logger.info("prepared %r, %r", raw.interactions, raw.catalog)
+    return raw
 
-  def embed(self, prepared: Prepared) -> np.ndarray:
+  @functools.cached_property
+  def split(self) -> splits.Split:
+    return self.task.split(self.raw, self.data)
+
+  @property
+  def known(self) -> Interactions:
+    """The events that may be learned from."""
+    return self.split.train
+
+  @functools.cached_property
+  def vectors(self) -> np.ndarray:
     """[I, D] a vector an item, kept in the run's folder under a hash of texts and encoder."""
-    cfg = self.text
+    cfg = settings.build(settings.Text, self.config.text)
     if cfg.encoder == "lsa":
-      texts = vectors.render(prepared.catalog, cfg.template)
+      texts = vectors.render(self.raw.catalog, cfg.template)
       encoder = lsa.fit(texts[PAD + 1 :], dim=cfg.dim)
     else:
       encoder = encoders.load(cfg.encoder)
     folder = self.workdir / "vectors"
-    return vectors.item_vectors(prepared.catalog, cfg.template, encoder, cache=folder)
+    return vectors.item_vectors(self.raw.catalog, cfg.template, encoder, cache=folder)
 
-  def tokenize(self, prepared: Prepared, item_vectors: np.ndarray) -> artefact.SemanticIds:
-    cfg, folder = self.semantic_ids, self.workdir / "semantic_ids"
-    inputs = _digest(dataclasses.asdict(cfg), artefact.content_hash(item_vectors))
-    return _stage(
-      "semantic ids",
-      folder,
-      inputs,
-      load=lambda: artefact.load(folder),
-      make=lambda: self._make_ids(prepared, item_vectors),
+  @functools.cached_property
+  def ids(self) -> artefact.SemanticIds:
+    cfg, folder = (
+      settings.build(settings.SemanticIds, self.config.semantic_ids),
+      self.workdir / "semantic_ids",
     )
-
-  def _make_ids(self, prepared: Prepared, item_vectors: np.ndarray) -> artefact.SemanticIds:
-    cfg = self.semantic_ids
-    made = rqkmeans.residual(item_vectors[PAD + 1 :], cfg.sizes, jax.random.key(cfg.seed))
+    inputs = _digest(dataclasses.asdict(cfg), artefact.content_hash(self.vectors))
+    mark = folder / "inputs.sha256"
+    if mark.exists() and mark.read_text() == inputs:
+      _logger.info("semantic ids: unchanged, read from %s", folder)
+      return artefact.load(folder)
+    made = rqkmeans.residual(self.vectors[PAD + 1 :], cfg.sizes, jax.random.key(cfg.seed))
     policy = assign.count_up(cfg.collisions)
-    ids = artefact.build(prepared.catalog.ids, item_vectors, made, policy)
-    ids.save(self.workdir / "semantic_ids")
+    ids = artefact.build(self.raw.catalog.ids, self.vectors, made, policy)
+    ids.save(folder)
+    mark.write_text(inputs)
     return ids
 
-  def system(self, ids: artefact.SemanticIds) -> tuple[System, Any]:
-    cfg = settings.build(tiger.Config, self.config.model, levels=ids.sizes)
-    return tiger.make(cfg), tiger.assets(cfg, ids.codes)
+  @functools.cached_property
+  def built(self) -> assembly.Built:
+    return assembly.build(self.config.system, self.config.get("model"), self)
 
-  def train(self, prepared: Prepared, ids: artefact.SemanticIds) -> loop.Result:
-    system, assets = self.system(ids)
-    train, max_len = prepared.split.train, self.data.max_len
-    found = (
-      examples.sequences(train, max_len, stride=max_len)
-      if self.config.model.item_causal
-      else examples.prefixes(train)
-    )
-    batches = loader.Batches(
-      found,
-      self.config.batch_size,
-      max_len=[*self.data.buckets, max_len],
-      seed=self.config.seed,
-      epochs=None,
-    )
-    valid = self._asked(train, prepared.split.valid)
-    measure = evaluate.ranking_by_list(system, self.evaluation.ks)
-    return loop.fit(
-      system,
-      assets,
-      batches,
-      self.train_config,
-      suites=[evaluate.Suite("valid", valid, measure)],
-      workdir=self.workdir / "tiger",
-      fingerprint={"data": _digest(train.item, train.user), "ids": _digest(ids.codes)},
-    )
+  def train(self, seed: int) -> loop.Result:
+    """The system with one seed; a closed form takes validation events too, as it tunes nothing."""
+    system, assets = self.built[:2]
+    folder = self.folder(seed)
+    began = time.perf_counter()
+    if system.fit is not None:
+      known = interactions.concat(self.split[:2])
+      result = loop.solve(system, assets, known, workdir=folder)
+    else:
+      result = self._fit(seed, folder)
+    _add_seconds(folder, time.perf_counter() - began)
+    return result
 
-  def evaluate(
-    self, prepared: Prepared, ids: artefact.SemanticIds, params: Any
-  ) -> dict[str, dict[str, float]]:
-    """Test metrics of TIGER and of the baselines: system -> metric -> value."""
-    known = interactions.concat(prepared.split[:2])
-    test = self._asked(known, prepared.split.test)
-    ks = self.evaluation.ks
-    system, assets = self.system(ids)
-    table = {}
-    suite = evaluate.Suite("", test, evaluate.ranking_by_list(system, ks))
-    table["tiger"] = evaluate.evaluate(params, assets, [suite])
+  def _fit(self, seed: int, folder: pathlib.Path) -> loop.Result:
+    system, assets, pretrain, shared = self.built
+    cfg = dataclasses.replace(settings.build(loop.Config, self.config.train), seed=seed)
+    found = tasks.EXAMPLES[self.config.examples](self.known, self.data.max_len)
+    train = self._batches(found, self.config.batch_size, seed)
+    suites = self._suites("valid", system, self.known, self.split.valid)
+    fingerprint = {"data": _digest(self.known.item, self.known.user), "assets": _content(assets)}
+    if "pretrain" not in self.config or pretrain is None:
+      more = {"suites": suites, "workdir": folder, "fingerprint": fingerprint}
+      return loop.fit(system, assets, train, cfg, **more)
+    before = dataclasses.replace(settings.build(loop.Config, self.config.pretrain), seed=seed)
+    first = self._batches(found, self.config.pretrain_batch_size, seed)
+    both = [
+      stages.Stage("pretrain", pretrain, assets, first, before),
+      stages.Stage("tune", system, assets, train, cfg, suites, ("pretrain", shared)),
+    ]
+    done = stages.run(both, workdir=folder)
+    return done.get("tune", done["pretrain"])  # a signal may have ended it in the first
+
+  def evaluate(self, params: dict[int, Any]) -> dict[str, list[dict[str, float]]]:
+    """Test metrics of the system, a row a seed, and of what it is compared with."""
+    known = interactions.concat(self.split[:2])
+    table = {self.config.system: []}
+    for seed, learned in params.items():
+      suites = self._suites("", self.built.system, known, self.split.test)
+      measured = evaluate.evaluate(learned, self.built.assets, suites, system=self.built.system)
+      table[self.config.system].append({"seed": seed, **measured})
     for name in self.evaluation.baselines:
-      module = SYSTEMS[name]
-      baseline = module.make(module.Config(num_items=known.num_items))
-      suite = evaluate.Suite("", test, evaluate.ranking_by_list(baseline, ks))
-      table[name] = dict(loop.solve(baseline, (), known, suites=[suite]).metrics)
+      baseline, assets = assembly.build(name, None, self)[:2]
+      suites = self._suites("", baseline, known, self.split.test)
+      table[name] = [dict(loop.solve(baseline, assets, known, suites=suites).metrics)]
     truth = self.workdir / "raw" / "truth.json"
     if truth.exists():
-      table["best attainable"] = json.loads(truth.read_text())
-    (self.workdir / "results.json").write_text(json.dumps(table, indent=1) + "\n")
+      table["best attainable"] = [json.loads(truth.read_text())]
     return table
 
-  def recommend(
-    self, prepared: Prepared, ids: artefact.SemanticIds, params: Any, k: int = 10
-  ) -> pathlib.Path:
+  def recommend(self, params: Any, k: int = 10) -> pathlib.Path:
     """recommendations.jsonl: for every test user the items to show next, with titles and scores."""
-    system, assets = self.system(ids)
-    known = interactions.concat(prepared.split[:2])
-    batches = self._asked(known, prepared.split.test)
+    system, assets = self.built[:2]
+    known = interactions.concat(self.split[:2])
+    batches = self._asked(known, self.split.test)
     recommend = jax.jit(system.recommend, static_argnames="k")
-    items, titles = prepared.interactions.items, prepared.catalog["title"]
+    users, items, titles = self.raw.interactions.users, self.raw.catalog.ids, self._titles()
     path = self.workdir / "recommendations.jsonl"
     with path.with_suffix(".part").open("w") as file:
       for batch in loader.load(batches):
@@ -159,7 +165,7 @@ class Run:
         for row in np.flatnonzero(batch["weight"] > 0):
           shown = ranked.ids[row][ranked.ids[row] != PAD]
           record = {
-            "user": prepared.interactions.users[batch["user"][row]],
+            "user": users[batch["user"][row]],
             "items": items[shown].tolist(),
             "titles": titles[shown].tolist(),
             "scores": [round(float(s), 4) for s in ranked.scores[row][: len(shown)]],
@@ -167,47 +173,97 @@ class Run:
           file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path.with_suffix(".part").replace(path)
 
+  def folder(self, seed: int) -> pathlib.Path:
+    return self.workdir / f"seed_{seed}"
+
+  def seconds(self) -> float:
+    """Spent in training, over all seeds and pieces."""
+    return sum(_read_seconds(self.folder(seed)) for seed in self.config.seeds)
+
+  def _titles(self) -> np.ndarray:
+    catalog = self.raw.catalog
+    return catalog["title"] if "title" in catalog.fields else catalog.ids
+
+  def _batches(self, found, size: int, seed: int) -> loader.Batches:
+    widths = [*self.data.buckets, self.data.max_len]
+    return loader.Batches(found, size, max_len=widths, seed=seed, epochs=None)
+
+  def _suites(
+    self, name: str, system: System, before: Interactions, events: Interactions
+  ) -> list[evaluate.Suite]:
+    if not len(events):
+      return []
+    measure = self.task.measure(system, self.evaluation)
+    return [evaluate.Suite(name, self._asked(before, events), measure)]
+
   def _asked(self, before: Interactions, events: Interactions) -> loader.Batches:
-    found = examples.next_events(before, events)
+    found = self.task.asked(self.raw, before, events)
     if self.evaluation.deny_seen:
       found = examples.deny_seen(found)
     return loader.Batches(found, self.evaluation.batch_size, max_len=self.data.max_len)
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) -> None:
-  """The stages up to `mode`, those before it from what they left."""
+def run(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  mode: str,
+  *,
+  name: str = "run",
+  record: pathlib.Path | None = None,
+) -> dict[str, list[dict[str, float]]]:
+  """The stages up to `mode`, those before it from what they left; the table of results.
+
+  With `record`, a folder, the results are kept there too, as NAME.json.
+  """
   job = Run(config, workdir)
-  prepared = job.prepare()
-  if mode == "prepare":
-    return
-  item_vectors = job.embed(prepared)
-  if mode == "embed":
-    return
-  ids = job.tokenize(prepared, item_vectors)
-  if mode == "tokenize":
-    return
-  result = job.train(prepared, ids)
-  if mode == "train" or result.stopped_by is not None:
-    return
+  reached = {
+    "prepare": lambda: job.split,
+    "embed": lambda: job.vectors,
+    "tokenize": lambda: job.ids,
+  }
+  if mode in reached:
+    reached[mode]()
+    return {}
+  learned = {}
+  for seed in config.seeds:
+    result = job.train(seed)
+    if result.stopped_by is not None:
+      return {}
+    learned[seed] = result.params
+  table = {}
   if mode in ("all", "evaluate"):
-    print(render(job.evaluate(prepared, ids, result.params)))
-  if mode in ("all", "recommend"):
-    path = job.recommend(prepared, ids, result.params)
+    table = {**job.evaluate(learned), **_compared(job)}
+    results.write(workdir / "results.json", config, table, job.seconds())
+    if record is not None:
+      results.write(record / f"{name}.json", config, table, job.seconds())
+    print(results.render(table))
+  if mode in ("all", "recommend") and job.built.system.recommend is not None:
+    path = job.recommend(learned[config.seeds[0]])
     first = json.loads(path.open().readline())
     print(f"\nFor {first['user']}:")
     for title, score in zip(first["titles"], first["scores"], strict=True):
       print(f"  {score:8.3f}  {title}")
     print(f"\nAll recommendations are in {path}.")
+  return table
 
 
-def render(table: dict[str, dict[str, float]]) -> str:
-  """The results as text, a row a system."""
-  metrics = sorted({m for row in table.values() for m in row})
-  lines = ["".join([f"{'':18}", *(f"{m:>12}" for m in metrics)])]
-  for name, row in table.items():
-    cells = (f"{row[m]:12.4f}" if m in row else f"{'':12}" for m in metrics)
-    lines.append("".join([f"{name:18}", *cells]))
-  return "\n".join(lines)
+def _compared(job: Run) -> dict[str, list[dict[str, float]]]:
+  """The same data under the configs that the evaluation names, each in a folder of its own."""
+  table = {}
+  for file in job.evaluation.compare:
+    other = settings.load(file)
+    with other.unlocked():
+      # The data of this run, but as much of a history as the other system reads.
+      own = {name: other.data[name] for name in ("max_len", "buckets")}
+      other.data = ml_collections.ConfigDict({**job.config.data.to_dict(), **own})
+      other.seeds = job.config.seeds
+      for field in ("deny_seen", "ks"):
+        other.evaluation[field] = job.config.evaluation[field]
+    beside = Run(other, job.workdir / "compare" / pathlib.Path(file).stem)
+    beside.__dict__["raw"] = job.raw
+    params = {seed: beside.train(seed).params for seed in other.seeds}
+    table[other.system] = beside.evaluate(params)[other.system]
+  return table
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
@@ -216,24 +272,18 @@ def describe(config: ml_collections.ConfigDict) -> str:
     "data": settings.Data,
     "text": settings.Text,
     "semantic_ids": settings.SemanticIds,
-    "model": tiger.Config,
+    "model": SYSTEMS[config.system].Config,
     "train": loop.Config,
+    "pretrain": loop.Config,
     "evaluation": settings.Evaluation,
   }
-  told = [settings.describe(n, settings.build(cls, config[n])) for n, cls in sections.items()]
+  told = [settings.describe(n, cls, config[n]) for n, cls in sections.items() if n in config]
   plain = [f"  --config.{name}={v!r}" for name, v in config.items() if name not in sections]
   return "\n\n".join([*told, "the run:\n" + "\n".join(plain)])
 
 
-def _stage(name: str, folder: pathlib.Path, inputs: str, *, load: Callable, make: Callable) -> Any:
-  """What `make` gives, or what it left in `folder` when the inputs were the same."""
-  mark = folder / "inputs.sha256"
-  if mark.exists() and mark.read_text() == inputs:
-    _logger.info("%s: unchanged, read from %s", name, folder)
-    return load()
-  made = make()
-  mark.write_text(inputs)
-  return made
+def _unrated(x: Interactions) -> Interactions:
+  return dataclasses.replace(x, rating=None)
 
 
 def _digest(*parts: Any) -> str:
@@ -242,3 +292,17 @@ def _digest(*parts: Any) -> str:
     raw = part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True)
     digest.update(raw if isinstance(raw, bytes) else raw.encode())
   return digest.hexdigest()
+
+
+def _content(assets: Any) -> str:
+  return _digest(*(np.asarray(x) for x in jax.tree.leaves(assets)))
+
+
+def _read_seconds(folder: pathlib.Path) -> float:
+  path = folder / "seconds.json"
+  return json.loads(path.read_text()) if path.exists() else 0.0
+
+
+def _add_seconds(folder: pathlib.Path, seconds: float) -> None:
+  """Training may come in pieces: their sum is kept."""
+  (folder / "seconds.json").write_text(json.dumps(_read_seconds(folder) + seconds))

@@ -16,6 +16,7 @@ from recjax.train import process
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run goes on where it was.")
+_RECORD = flags.DEFINE_string("record", None, "A folder to keep the results in, as CONFIG.json.")
 _MODE = flags.DEFINE_enum("mode", "all", pipeline.MODES, "Which stage to run, and those before.")
 
 
@@ -33,7 +34,13 @@ def main(argv):
     return
   if _WORKDIR.value is None:
     raise app.UsageError("--workdir is needed: the folder that the run is kept in")
-  pipeline.run(_CONFIG.value, pathlib.Path(_WORKDIR.value), _MODE.value)
+  pipeline.run(
+    _CONFIG.value,
+    pathlib.Path(_WORKDIR.value),
+    _MODE.value,
+    name=pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem,
+    record=pathlib.Path(_RECORD.value) if _RECORD.value else None,
+  )
 
 
 if __name__ == "__main__":

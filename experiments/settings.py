@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
+import pathlib
+import runpy
 import tokenize
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import ml_collections
@@ -17,14 +20,15 @@ T = TypeVar("T")
 class Data:
   """Raw files -> ordered events of users and items."""
 
-  source: str = "synthetic"  # synthetic, tables (csv + jsonl) or sequences (S3-Rec)
-  path: str = ""  # the folder of the raw files; synthetic data makes its own
+  source: str = "synthetic"  # a name in experiments/sources.py
+  path: str = ""  # of the raw files; where relative, also below RECJAX_DATA
   size: str = "small"  # of synthetic data: tiny, small
   user_core: int = 0  # fewest events a user, k-core
   item_core: int = 0  # fewest events an item
   ties: str = "file"  # order of events at one time: file, item, or a seed to shuffle with
   max_len: int = 20  # history items that a model reads
   buckets: tuple[int, ...] = ()  # shorter widths that short histories are padded to in training
+  split_seed: int = 0  # of splits at random
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Evaluation:
   ks: tuple[int, ...] = (5, 10)
   batch_size: int = 256
   deny_seen: bool = False  # leave out what the user has met: the protocol must say so
-  baselines: tuple[str, ...] = ("popularity", "item_knn")
+  by_score: bool = True  # rank by the scores of all items where a system gives them: no sort
+  baselines: tuple[str, ...] = ()  # systems in closed form, measured beside
+  compare: tuple[str, ...] = ()  # configs of further systems, run on this run's data
 
 
 def config(**sections: Any) -> ml_collections.ConfigDict:
@@ -89,18 +95,29 @@ def build(cls: type[T], section: ml_collections.ConfigDict, **more: Any) -> T:
   return cls(**values)
 
 
-def describe(name: str, value: Any) -> str:
-  """Every field of a section's dataclass: its flag, its default, its comment."""
-  lines = [f"{name}: {inspect.getdoc(type(value)) or ''}".splitlines()[0]]
-  comments = _comments(type(value))
-  for field in dataclasses.fields(value):
-    at = getattr(value, field.name)
-    if dataclasses.is_dataclass(at):
-      lines.append(describe(f"{name}.{field.name}", at))
-    else:
-      said = comments.get(field.name, "")
-      lines.append(f"  --config.{name}.{field.name}={at!r}" + (f"  # {said}" if said else ""))
+def describe(name: str, cls: type, section: Mapping[str, Any]) -> str:
+  """Every field of a section and of its dataclass: its flag, its value, its comment."""
+  said = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else inspect.getdoc(cls)
+  lines = [f"{name}: {said}".splitlines()[0].rstrip(": ")]
+  comments = _comments(cls)
+  for field in dataclasses.fields(cls):
+    nested = field.default_factory if callable(field.default_factory) else None
+    if dataclasses.is_dataclass(nested):
+      lines.append(describe(f"{name}.{field.name}", nested, section[field.name]))
+      continue
+    said = comments.get(field.name, "")
+    told = (
+      f"={str(section[field.name]).strip()}" if field.name in section else " is given by the data"
+    )
+    lines.append(f"  --config.{name}.{field.name}={value}" + (f"  # {said}" if said else ""))
   return "\n".join(lines)
+
+
+def load(path: str) -> ml_collections.ConfigDict:
+  """The config of a Python file, as `--config` reads it."""
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f"no config {path}; there are those of experiments/configs/")
+  return runpy.run_path(path)["get_config"]()
 
 
 def _comments(cls: type) -> dict[str, str]:

@@ -9,6 +9,9 @@ Letters: [...] any leading axes, I classes, M negatives, C candidates.
 
 from __future__ import annotations
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -52,6 +55,119 @@ def softmax_xent(
   if z_loss:
     loss += z_loss * jnp.square(log_z)
   return total(loss, where)
+
+
+def linear_softmax_xent(
+  states: Array,  # [B, ..., D]
+  table: Array,  # [I, D]
+  labels: Array,  # [B, ...] int
+  where: Array | None = None,
+  *,
+  bias: Array | None = None,  # [I]
+  block: int | None = None,  # rows that each device puts to the table at a time
+) -> Total:
+  """`softmax_xent(states @ table.T + bias, labels, where)` that never holds all the logits.
+
+  The rows that count are put in front and `block` of them at a time meet the table, so padding
+  costs nothing; while their logits are in the cache their gradient is made too, and kept, which
+  is three products where recomputing takes four. Rows are grouped so that devices that split B
+  each work on their own. Gradients are of first order, by reverse mode; none flows to `where`.
+  """
+  _check_shape("labels", labels, states.shape[:-1])
+  _check_shape("table", table, (len(table), states.shape[-1]))
+  weight = jnp.ones(labels.shape, jnp.float32)
+  if where is not None:
+    _check_mask(labels, where)
+    shape = where.shape + (1,) * (labels.ndim - where.ndim)
+    weight = jnp.broadcast_to(where.reshape(shape).astype(jnp.float32), labels.shape)
+  manual = jax.sharding.get_abstract_mesh().manual_axes  # inside shard_map the rows are one's own
+  groups = 1 if manual else math.gcd(len(states), jax.device_count())
+  rows = labels.size // groups
+  states, labels, weight = (
+    x.reshape(groups, rows, *x.shape[labels.ndim :]) for x in (states, labels, weight)
+  )
+  if block is None:  # a host's devices share its cache; an accelerator wants work
+    block = max(128 // groups, 1) if jax.default_backend() == "cpu" else 1024
+  block = min(block, rows)
+  return _blocks_xent(block, states, table, bias, labels, weight), weight.sum()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blocks_xent(block: int, states, table, bias, labels, weight) -> Array:
+  return _blocks(block, states, table, bias, labels, weight, gradient=False)[0]
+
+
+def _blocks_forward(block: int, *args):
+  loss, grads = _blocks(block, *args, gradient=True)
+  return loss, (grads, *args)
+
+
+def _blocks_backward(block: int, kept, given):
+  grads, *args = kept
+  scaled = jax.tree.map(lambda g, x: (given * g).astype(x.dtype), grads, tuple(args[:3]))
+  return *scaled, None, None
+
+
+_blocks_xent.defvjp(_blocks_forward, _blocks_backward)
+
+
+def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
+  """The loss, and its gradients to states [G, R, D], table [I, D] and bias [I] or None."""
+  groups, rows, width = states.shape
+  full = -(-rows // block) * block
+  pad = ((0, 0), (0, full - rows))
+  order = jnp.argsort(jnp.pad(weight, pad) == 0, axis=1)  # stable: what counts comes first
+
+  def ordered(x):
+    x = jnp.pad(x, pad + ((0, 0),) * (x.ndim - 2))
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+  weights = ordered(weight)
+  counts = (weights != 0)[..., None]
+  x = jnp.where(counts, ordered(states).astype(jnp.float32), 0.0)  # [G, R, D]
+  labels = jnp.where(counts[..., 0], ordered(labels), 0)
+  table = table.astype(jnp.float32)
+  own = table[labels]  # [G, R, D]
+  picked = (x * own).sum(-1)
+  if bias is not None:
+    picked += bias[labels]
+
+  def step(i, carry):
+    loss, d_x, d_table, d_bias = carry
+    at = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=i * block, slice_size=block)
+    some, w = at(x, axis=1), at(weights, axis=1)  # [G, N, D], [G, N]
+    logits = (some.reshape(-1, width) @ table.T).reshape(groups, block, -1)
+    if bias is not None:
+      logits += bias[None, None]
+    top = logits.max(-1, keepdims=True)
+    e = jnp.exp(logits - top)  # [G, N, I]
+    z = e.sum(-1)
+    loss += (w * (jnp.log(z) + top[..., 0] - at(picked, axis=1))).sum(1)
+    if not gradient:
+      return loss, d_x, d_table, d_bias
+    share = (w / z)[..., None]  # the softmax is e / z: divide the small side of each product
+    d_rows = (e.reshape(groups * block, -1) @ table).reshape(some.shape) * share
+    d_x = jax.lax.dynamic_update_slice_in_dim(d_x, d_rows, i * block, axis=1)
+    d_table += jnp.einsum("gni,gnd->gid", e, some * share)
+    if bias is not None:
+      d_bias += jnp.einsum("gni,gn->gi", e, share[..., 0])
+    return loss, d_x, d_table, d_bias
+
+  start = (jnp.zeros(groups), None, None, None)
+  if gradient:
+    d_bias = None if bias is None else jnp.zeros((groups, *bias.shape))
+    start = (start[0], jnp.zeros_like(x), jnp.zeros((groups, *table.shape)), d_bias)
+  blocks = -(-counts.sum(1).max() // block)
+  loss, d_x, d_table, d_bias = jax.lax.fori_loop(0, blocks, step, start)
+  if not gradient:
+    return loss.sum(), ()
+  w = weights[..., None]
+  d_table = d_table.sum(0).at[labels].add(-w * x)
+  if bias is not None:
+    d_bias = d_bias.sum(0).at[labels].add(-weights)
+  back = jnp.argsort(order, axis=1)[:, :rows, None]
+  d_states = jnp.take_along_axis(d_x - w * own, back, axis=1)
+  return loss.sum(), (d_states, d_table, d_bias)
 
 
 def sampled_softmax_xent(
@@ -120,12 +236,17 @@ def bpr(positive: Array, negatives: Array, where: Array | None = None) -> Total:
 
 
 def bpr_max(
-  positive: Array, negatives: Array, where: Array | None = None, *, regularization: float = 1.0
+  positive: Array,  # [...]
+  negatives: Array,  # [..., M]
+  where: Array | None = None,
+  *,
+  regularization: float = 1.0,
+  negatives_where: Array | None = None,  # [..., M], False drops one
 ) -> Total:
   """BPR-max of GRU4Rec (Hidasi & Karatzoglou, CIKM 2018): hard negatives by softmax weight."""
   _check_shape("negatives", negatives, positive.shape + negatives.shape[-1:])
   positive, negatives = _quiet(positive, where), _quiet(negatives, where)
-  log_weight = jax.nn.log_softmax(negatives, axis=-1)
+  log_weight, negatives = _softmax_weights(negatives, negatives_where)
   # log sum_j w_j sigmoid(p - n_j), in log space so that a hopeless example keeps a gradient
   log_win = jax.nn.logsumexp(
     log_weight + jax.nn.log_sigmoid(positive[..., None] - negatives), axis=-1
@@ -134,13 +255,28 @@ def bpr_max(
   return total(-log_win + regularization * penalty, where)
 
 
-def top1_max(positive: Array, negatives: Array, where: Array | None = None) -> Total:
+def top1_max(
+  positive: Array,  # [...]
+  negatives: Array,  # [..., M]
+  where: Array | None = None,
+  *,
+  negatives_where: Array | None = None,  # [..., M], False drops one
+) -> Total:
   """TOP1-max of GRU4Rec: sigmoid(n - p) + sigmoid(n^2), weighted by the negatives' softmax."""
   _check_shape("negatives", negatives, positive.shape + negatives.shape[-1:])
   positive, negatives = _quiet(positive, where), _quiet(negatives, where)
-  weight = jax.nn.softmax(negatives, axis=-1)
+  log_weight, negatives = _softmax_weights(negatives, negatives_where)
   loss = jax.nn.sigmoid(negatives - positive[..., None]) + jax.nn.sigmoid(jnp.square(negatives))
-  return total((weight * loss).sum(-1), where)
+  return total((jnp.exp(log_weight) * loss).sum(-1), where)
+
+
+def _softmax_weights(negatives: Array, keep: Array | None) -> tuple[Array, Array]:
+  """Log-softmax over the negatives that are kept, and these with 0 for the dropped."""
+  if keep is None:
+    return jax.nn.log_softmax(negatives, axis=-1), negatives
+  # Finite, so that an example whose negatives are all dropped is no NaN.
+  shown = jnp.where(keep, negatives, -1e30)
+  return jax.nn.log_softmax(shown, axis=-1), jnp.where(keep, negatives, 0.0)
 
 
 def infonce(

@@ -45,18 +45,97 @@ def tiger_setup(module):
   return cfg, module.assets(cfg, codes())
 
 
+def attributes_setup(module):
+  """Items share an attribute in threes; every fifth has none, every second a further one."""
+  cfg = module.Config(
+    num_items=ITEMS, num_attributes=12, max_len=MAX_LEN + 3, dim=32, ff=64, layers=1, dropout=0.0
+  )
+  rows = [[] if i % 5 == 0 else [1 + i // 3, 10 + i % 2][: 1 + i % 2] for i in range(ITEMS)]
+  return cfg, module.assets(cfg, rows)
+
+
+def sequential_setup(module):
+  return module.Config(num_items=ITEMS, max_len=MAX_LEN + 3, dim=32, ff=64, dropout=0.0), ()
+
+
+def recurrent_setup(module):
+  return module.Config(num_items=ITEMS, dim=32, dropout=0.0), ()
+
+
+def windowed_setup(module):
+  users = log().train.num_users
+  return module.Config(num_items=ITEMS, num_users=users, dim=16, dropout=0.0), ()
+
+
 def plain_setup(module):
   return module.Config(num_items=ITEMS), ()
 
 
+def whole(train):
+  """All places of a history learned at once."""
+  return examples.sequences(train, MAX_LEN)
+
+
+def users_setup(module):
+  return module.Config(num_users=log().train.num_users, num_items=ITEMS), ()
+
+
+def users_and_graph_setup(module):
+  cfg, _ = users_setup(module)
+  return cfg, module.assets(cfg, log().train)
+
+
+def circle():
+  """[I, 2] text vectors: the walk goes around, so an item's text is like that of the next."""
+  raw = np.array([0, *map(int, log().train.items[1:])])
+  angle = 2 * np.pi * raw / (ITEMS - 1)
+  return np.stack([np.cos(angle), np.sin(angle)], 1) * (np.arange(ITEMS) > 0)[:, None]
+
+
+def content_setup(module):
+  cfg = module.Config(num_items=ITEMS, half_life=0.5)
+  return cfg, module.assets(cfg, circle())
+
+
+def hybrid_setup(module):
+  cfg = module.Config(num_items=ITEMS, dim=32, negatives=20)
+  return cfg, module.assets(cfg, circle())
+
+
+def users_text_and_graph_setup(module):
+  cfg, _ = users_setup(module)
+  return cfg, module.assets(cfg, log().train, circle())
+
+
+def tower_setup(module):
+  users = log().train.num_users
+  return module.Config(num_users=users, num_items=ITEMS, factors=8, tower=(32, 16, 8)), ()
+
+
+def rated(train):
+  """Each event with a rating that follows from its item."""
+  return examples.events(interactions.replace(train, rating=np.float32(1 + train.item % 5)))
+
+
+def social_setup(module):
+  """A user's friend is the next user."""
+  x = interactions.replace(log().train, rating=np.float32(1 + log().train.item % 5))
+  user = np.arange(1, x.num_users)
+  links = interactions.Links(user, np.roll(user, 1), x.users)
+  cfg = module.Config(
+    num_users=x.num_users, num_items=ITEMS, dim=16, neighbours=6, friends=3, dropout=0.0
+  )
+  return cfg, module.assets(cfg, x, links)
+
+
 # name -> (module) -> (config, assets), where a config needs more than the number of items.
-SETUPS = {"tiger": tiger_setup}
+SETUPS = {"graphrec": social_setup, "neumf": tower_setup, "mf": users_setup, "content": content_setup, "hybrid": hybrid_setup, "text_graph": users_text_and_graph_setup, "lightgcn": users_and_graph_setup, "fdsa": attributes_setup, "s3rec": attributes_setup, "bert4rec": sequential_setup, "caser": windowed_setup, "gru4rec": recurrent_setup, "sasrec": sequential_setup, "tiger": tiger_setup}
 # name -> (train) -> examples to learn from, where they are not one prefix a row.
-EXAMPLES = {}
+EXAMPLES = {"graphrec": rated, "neumf": examples.events, "fism": whole, "mf": examples.events, "text_graph": examples.events, "lightgcn": examples.events, "fdsa": whole, "s3rec": whole, "bert4rec": whole, "gru4rec": whole, "sasrec": whole}
 # name -> (steps, learning rate), where the default does not suit.
-TRAINING = {}
+TRAINING = {"graphrec": (50, 1e-2), "neumf": (300, 1e-2), "fism": (300, 1e-2), "mf": (300, 1e-2), "hybrid": (200, 1e-2), "text_graph": (300, 1e-2), "lightgcn": (300, 1e-2), "fdsa": (300, 3e-3), "s3rec": (300, 3e-3), "gru4rec": (300, 1e-2), "sasrec": (200, 3e-3)}
 # What each must reach on the planted walk: 1 for what reads order, less for what cannot.
-REACHES = {"popularity": 0.0, "item_knn": 0.4}
+REACHES = {"graphrec": 0.0, "neumf": 0.2, "fism": 0.2, "ials": 0.2, "mf": 0.2, "content": 0.6, "text_graph": 0.2, "user_knn": 0.25, "lightgcn": 0.2, "popularity": 0.0, "item_knn": 0.4}
 
 
 @pytest.fixture(scope="module", params=sorted(SYSTEMS))

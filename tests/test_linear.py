@@ -31,3 +31,36 @@ def test_values_and_gradients_are_those_of_a_plain_product(sizes, lead):
 def test_another_contraction_is_an_error():
   with pytest.raises(ValueError, match="last axis"):
     linear.dot_general(jnp.ones((2, 3)), jnp.ones((3, 4)), (((0,), (0,)), ((), ())))
+
+
+@pytest.mark.parametrize(
+  "shapes, dimensions",
+  [
+    (((5, 3), (3, 7)), (((1,), (0,)), ((), ()))),
+    (((9, 7), (7, 3)), (((1,), (0,)), ((), ()))),
+    (((2, 4, 5, 3), (2, 4, 3, 6)), (((3,), (2,)), ((0, 1), (0, 1)))),
+    (((3, 5, 2), (6, 2, 3)), (((0, 2), (2, 1)), ((), ()))),
+  ],
+  ids=str,
+)
+def test_a_product_of_bfloat16_sums_in_float32_and_so_do_its_gradients(shapes, dimensions):
+  rng = np.random.default_rng(0)
+  a, b = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in shapes)
+  exact = jax.lax.dot_general(a.astype(np.float32), b.astype(np.float32), dimensions)
+  y, pull = jax.vjp(lambda a, b: linear.product(a, b, dimensions), a, b)
+  assert y.dtype == jnp.float32
+  np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-5)
+  dy = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16).astype(jnp.float32)
+  plain = jax.vjp(
+    lambda a, b: jax.lax.dot_general(a, b, dimensions), a.astype(np.float32), b.astype(np.float32)
+  )[1]
+  for ours, wanted in zip(pull(dy), plain(dy), strict=True):
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(ours, np.float32), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_matmul_is_that_of_numpy():
+  rng = np.random.default_rng(1)
+  a, b = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 3, 5, 6))
+  a, b = a.astype(np.float32), b.astype(np.float32)
+  np.testing.assert_allclose(linear.matmul(a, b), a @ b, rtol=1e-4, atol=1e-5)

@@ -39,6 +39,85 @@ def test_a_class_of_minus_infinity_takes_no_part():
   np.testing.assert_allclose(three[0], four[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("loss", [losses.bpr_max, losses.top1_max])
+def test_what_a_ranking_loss_drops_is_as_if_it_were_not_there(loss):
+  positive, negatives = jnp.array([1.0, -2.0]), jnp.array([[0.5, 9.0, -1.0], [3.0, 1.0, 0.0]])
+  keep = jnp.array([[True, False, True]] * 2)
+  wanted = loss(positive, negatives[:, jnp.array([0, 2])])
+  chex.assert_trees_all_close(loss(positive, negatives, negatives_where=keep), wanted, rtol=1e-6)
+  grads = jax.grad(lambda n: loss(positive, n, negatives_where=keep)[0])(negatives)
+  chex.assert_tree_all_finite(grads)
+  assert not np.any(grads[:, 1]) and np.all(grads[:, 0])
+  nothing = jax.grad(lambda n: loss(positive, n, negatives_where=keep & False)[0])(negatives)
+  assert np.isfinite(nothing).all()
+
+
+def linear_case(seed=0, batch=(8, 5), items=23, dim=4):
+  rng = np.random.default_rng(seed)
+  states, table, bias = (rng.normal(size=s) for s in ((*batch, dim), (items, dim), (items,)))
+  labels = rng.integers(0, items, batch)
+  where = rng.random(batch) < 0.4
+  arrays = (jnp.asarray(x, jnp.float32) for x in (states, table, bias))
+  return *arrays, jnp.asarray(labels, jnp.int32), jnp.asarray(where)
+
+
+@pytest.mark.parametrize("block", [1, 3, None])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_blocked_softmax_is_the_plain_one_in_value_and_gradient(block, with_bias):
+  states, table, bias, labels, where = linear_case()
+  states = jnp.where(where[..., None], states, jnp.nan)  # what does not count may be anything
+
+  def plain(states, table, bias):
+    logits = jnp.where(where[..., None], states, 0.0) @ table.T + with_bias * bias[None, None]
+    return 2 * losses.softmax_xent(logits, labels, where)[0]
+
+  def blocked(states, table, bias):
+    given = bias if with_bias else None
+    return 2 * losses.linear_softmax_xent(states, table, labels, where, bias=given, block=block)[0]
+
+  wanted = jax.value_and_grad(plain, (0, 1, 2))(states, table, bias)
+  got = jax.jit(jax.value_and_grad(blocked, (0, 1, 2)))(states, table, bias)
+  chex.assert_trees_all_close(got, wanted, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(blocked(states, table, bias), wanted[0], rtol=1e-6)
+  assert losses.linear_softmax_xent(states, table, labels, where)[1] == where.sum()
+
+
+def test_the_blocked_softmax_takes_weights_and_batches_where_nothing_counts():
+  states, table, _, labels, where = linear_case(1)
+  weights = where * jnp.linspace(0.5, 2, 5)[None]
+  plain = losses.softmax_xent(states @ table.T, labels, weights)
+  chex.assert_trees_all_close(losses.linear_softmax_xent(states, table, labels, weights), plain)
+  nothing = jax.grad(lambda t: losses.linear_softmax_xent(states, t, labels, where & False)[0])
+  assert not np.any(nothing(table))
+
+
+def test_the_blocked_softmax_is_the_same_on_any_number_of_devices():
+  states, table, bias, labels, where = linear_case(2, batch=(16, 3))
+  one = losses.linear_softmax_xent(states, table, labels, where, bias=bias)
+  for count in (2, 4, 8):
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((count,), ("data",), auto, devices=jax.devices()[:count])
+    split, whole = (
+      jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (["data"], [])
+    )
+    rows = jax.device_put((states, labels, where), split)
+    table_, bias_ = jax.device_put((table, bias), whole)
+
+    @jax.jit
+    def both(states, labels, where, table, bias):
+      def loss(states, table, bias):
+        return losses.linear_softmax_xent(states, table, labels, where, bias=bias)[0]
+
+      return jax.value_and_grad(loss, (0, 1, 2))(states, table, bias)
+
+    got = both(*rows, table_, bias_)
+    np.testing.assert_allclose(got[0], one[0], rtol=1e-6)
+    wanted = jax.grad(
+      lambda s, t, b: losses.softmax_xent(s @ t.T + b[None, None], labels, where)[0], (0, 1, 2)
+    )(states, table, bias)
+    chex.assert_trees_all_close(jax.device_get(got[1]), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_sampling_every_item_once_gives_the_full_softmax():
   logits = jnp.array([0.3, -1.0, 2.0, 0.5])
   full = losses.softmax_xent(logits[None], jnp.array([2]))

@@ -38,7 +38,8 @@ def test_raw_files_to_recommendations_and_back_where_it_was(tmp_path):
   assert first.returncode == 0, first.stderr[-3000:]
   assert "best attainable" in first.stdout and "item_knn" in first.stdout
   results = json.loads((tmp_path / "run" / "results.json").read_text())
-  assert set(results) == {"tiger", "popularity", "item_knn", "best attainable"}
+  assert set(results["systems"]) == {"tiger", "popularity", "item_knn", "best attainable"}
+  assert results["systems"]["tiger"]["seeds"][0]["seed"] == 0 and results["training_seconds"] > 0
   lines = (tmp_path / "run" / "recommendations.jsonl").read_text().splitlines()
   shown = [json.loads(line) for line in lines]
   assert len(shown) == 100 and all(len(set(r["items"])) == 10 for r in shown)
@@ -52,7 +53,11 @@ def test_raw_files_to_recommendations_and_back_where_it_was(tmp_path):
 
 def test_help_prints_every_field_and_a_typo_is_an_error():
   told = launch("--mode=help").stdout
-  for line in ("model.item_causal=True", "train.optimizer.warmup=100  # steps", "data.max_len=20"):
+  for line in (
+    "model.item_causal=True  # the encoder",
+    "train.optimizer.warmup=100  # steps",
+    "data.max_len=20",
+  ):
     assert f"--config.{line}" in told
   typo = launch("--mode=help", "--config.model.dmi=3")
   assert typo.returncode != 0 and "dmi" in typo.stderr
@@ -64,7 +69,7 @@ def test_sections_become_dataclasses_and_unknown_keys_are_named():
   config = settings.config(train=loop.Config(steps=3, optimizer=optim.Config(rate=0.5)))
   built = settings.build(loop.Config, config.train)
   assert built == loop.Config(steps=3, optimizer=optim.Config(rate=0.5))
-  model = settings.config(model=tiger.Config()).model
+  model = settings.config(model=settings.model(tiger.Config)).model
   model.unlock()
   model.dmi = 3
   with pytest.raises(ValueError, match=r"Config has no \['dmi'\]; it has \['beams'"):

@@ -12,6 +12,7 @@ peer's attention is `eager`, which was faster here than its default, and torch.c
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import statistics
@@ -50,11 +51,17 @@ def figures() -> Iterator[timing.Figure]:
 def measure(plain: bool) -> Iterator[timing.Figure]:
   """With the launcher's settings against both precisions of the peer; or with none of them."""
   if plain:
-    runs = {"t5/train plain": ours(1, {})}
+    runs = {"t5/train plain": ours(CFG, 1, {})}
   else:
     process.keep_freed_memory()
     process.host_devices(CORES)
-    runs = {"t5/train": ours(CORES, process.train_options()), "t5/train one device": ours(1, {})}
+    half = dataclasses.replace(CFG, dtype="bfloat16")
+    runs = {
+      "t5/train": ours(CFG, CORES, process.train_options()),
+      "t5/train bfloat16": ours(half, CORES, {}),
+      "t5/train plain xla": ours(CFG, CORES, {}),
+      "t5/train one device": ours(CFG, 1, {}),
+    }
   theirs = _peers()
   times = timing.seconds(*runs.values(), *theirs.values(), rounds=ROUNDS, warmup=3)
   taken = dict(zip([*runs, *theirs], times, strict=True))
@@ -89,7 +96,7 @@ def flops() -> float:
   return 3 * 2 * BATCH * each  # forward and twice backward, a multiplication and an addition
 
 
-def ours(devices: int, options: dict[str, str]) -> Callable[[], object]:
+def ours(cfg: t5.Config, devices: int, options: dict[str, str]) -> Callable[[], object]:
   """A training step on `devices` devices of the host, each with its share of the batch."""
   mesh = jax.make_mesh(
     (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
@@ -99,7 +106,7 @@ def ours(devices: int, options: dict[str, str]) -> Callable[[], object]:
 
   def share(params, batch, key):
     def loss(params):
-      out = objectives.text_to_text(params, CFG, batch, key)
+      out = objectives.text_to_text(params, cfg, batch, key)
       return out.sum, out.weight
 
     return jax.lax.psum(jax.value_and_grad(loss, has_aux=True)(params), "data")
@@ -115,7 +122,7 @@ def ours(devices: int, options: dict[str, str]) -> Callable[[], object]:
     updates, moments = optimizer.update(grads, moments, params)
     return (optax.apply_updates(params, updates), moments), total / weight
 
-  params = jax.device_put(t5.init(jax.random.key(0), CFG), NamedSharding(mesh, whole))
+  params = jax.device_put(t5.init(jax.random.key(0), cfg), NamedSharding(mesh, whole))
   batch = dict(zip(("source", "target"), data(), strict=True))
   batch = jax.device_put(batch, NamedSharding(mesh, split))
   step = jax.jit(step, donate_argnums=0, compiler_options=dict(options))

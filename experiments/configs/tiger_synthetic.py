@@ -14,13 +14,24 @@ from recjax.train import loop, optim
 
 def get_config():
   return settings.config(
-    seed=0,
+    system="tiger",
+    task="next_item",
+    examples="sequences",
+    seeds=(0,),
     batch_size=128,
     data=settings.Data(source="synthetic", size="small", buckets=(6, 10)),
     text=settings.Text(dim=64),
     semantic_ids=settings.SemanticIds(sizes=(32, 32), collisions=32),
-    model=tiger.Config(
-      user_buckets=0, dim=96, heads=4, head_dim=24, ff=384, layers=2, item_causal=True, beams=20
+    model=settings.model(
+      tiger.Config,
+      user_buckets=0,
+      dim=96,
+      heads=4,
+      head_dim=24,
+      ff=384,
+      layers=2,
+      item_causal=True,
+      beams=20,
     ),
     train=loop.Config(
       steps=1500,
@@ -29,5 +40,7 @@ def get_config():
       save_every=500,
       best="valid/ndcg@10",
     ),
-    evaluation=settings.Evaluation(deny_seen=True),
+    evaluation=settings.Evaluation(
+      deny_seen=True, by_score=False, baselines=("popularity", "item_knn")
+    ),
   )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from recjax.nn import linear
 from recjax.types import Array
 
 NEVER = -1e30  # finite, so that a row that sees nothing is no NaN
@@ -39,13 +40,13 @@ def attend(
   """[B, H, T, D]: the mean of the values each query sees; zero where it sees none."""
   if scale != 1.0:
     query = query * scale
-  logits = jnp.matmul(query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+  logits = linear.matmul(query, key.swapaxes(-1, -2))
   if bias is not None:
     logits = logits + bias
   weights = softmax(logits, where)
   if dropout is not None:
     weights = dropout(weights)
-  return jnp.matmul(weights.astype(value.dtype), value)
+  return linear.matmul(weights.astype(value.dtype), value).astype(value.dtype)
 
 
 def softmax(logits: Array, where: Array | None = None) -> Array:

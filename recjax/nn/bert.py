@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from recjax.nn import attention
 from recjax.nn.dropout import Dropout
+from recjax.nn.linear import dot_general
 from recjax.types import PAD, Array, Key, Params
 
 
@@ -114,7 +115,7 @@ def encode(
 
 def _dense(cfg: Config, features: int, name: str) -> nn.Dense:
   init = nn.initializers.truncated_normal(0.02)
-  return nn.Dense(features, dtype=cfg.dtype, kernel_init=init, name=name)
+  return nn.Dense(features, dtype=cfg.dtype, kernel_init=init, dot_general=dot_general, name=name)
 
 
 def _embed(cfg: Config, rows: int, name: str) -> nn.Embed:

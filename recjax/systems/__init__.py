@@ -4,12 +4,44 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from recjax.systems.collaborative import item_knn, popularity
+from recjax.systems.collaborative import (
+  content,
+  fism,
+  graphrec,
+  hybrid,
+  ials,
+  item_knn,
+  lightgcn,
+  markov,
+  mf,
+  neumf,
+  popularity,
+  text_graph,
+  user_knn,
+)
 from recjax.systems.generative import tiger
+from recjax.systems.sequential import bert4rec, caser, fdsa, gru4rec, s3rec, sasrec
 
 # name -> module, lower case and underscores; a new system is one import and one line here
 SYSTEMS: dict[str, ModuleType] = {
+  "bert4rec": bert4rec,
+  "caser": caser,
+  "content": content,
+  "fdsa": fdsa,
+  "fism": fism,
+  "graphrec": graphrec,
+  "gru4rec": gru4rec,
+  "hybrid": hybrid,
+  "ials": ials,
   "item_knn": item_knn,
+  "lightgcn": lightgcn,
+  "markov": markov,
+  "mf": mf,
+  "neumf": neumf,
   "popularity": popularity,
+  "s3rec": s3rec,
+  "sasrec": sasrec,
+  "text_graph": text_graph,
   "tiger": tiger,
+  "user_knn": user_knn,
 }

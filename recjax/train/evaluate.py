@@ -114,10 +114,13 @@ def sampled_ranking(
 
 
 def rating(system: System) -> Measure:
-  """RMSE and MAE of `score` against `ratings` [B]."""
+  """RMSE and MAE of `score` against `ratings` [B]; the batch's `target` is the item in question."""
 
   def measure(params, assets, batch):
-    predicted = system.score(params, assets, batch).reshape(batch["ratings"].shape)
+    question = {name: x for name, x in batch.items() if name not in ("target", "ratings")}
+    if "target" in batch:
+      question["candidates"] = batch["target"][:, None]
+    predicted = system.score(params, assets, question).reshape(batch["ratings"].shape)
     return {"": regression.errors(predicted, batch["ratings"], batch["weight"] > 0)}
 
   return measure

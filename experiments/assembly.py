@@ -1,0 +1,100 @@
+"""A system from its config section, and the assets that it reads, made of what a run has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import ml_collections
+import numpy as np
+
+from experiments import settings, sources
+from recjax.data.interactions import Interactions
+from recjax.semid import artefact
+from recjax.systems import SYSTEMS
+from recjax.systems.sequential import fdsa
+from recjax.types import Assets, System
+
+
+class Ingredients(Protocol):
+  """What assets are made of; each part costs nothing until it is asked for."""
+
+  raw: sources.Raw
+  known: Interactions  # the events that may be learned from
+  vectors: np.ndarray  # [I, D]
+  ids: artefact.SemanticIds
+
+
+class Built(NamedTuple):
+  system: System
+  assets: Assets
+  pretrain: System | None = None  # a stage before, over the same assets
+  shared: dict[str, str] | None = None  # which parameters it hands on: ours -> theirs
+
+
+def build(name: str, section: ml_collections.ConfigDict | None, of: Ingredients) -> Built:
+  """The system `name`, sized by the data; without a section, with its defaults."""
+  if name not in SYSTEMS:
+    raise ValueError(f"no system {name!r}; there is {', '.join(sorted(SYSTEMS))}")
+  module = SYSTEMS[name]
+  section = ml_collections.ConfigDict() if section is None else section
+  from_data, make_assets = _MADE.get(name, (_sizes, None))
+  fields = {f for f in module.Config.__dataclass_fields__}
+  sizes = {field: value for field, value in from_data(of).items() if field in fields}
+  cfg = settings.build(module.Config, section, **sizes)
+  assets = () if make_assets is None else make_assets(module, cfg, of)
+  pretrain = module.make_pretrain(cfg) if hasattr(module, "make_pretrain") else None
+  return Built(module.make(cfg), assets, pretrain, getattr(module, "SHARED", None))
+
+
+def _sizes(of: Ingredients) -> dict[str, Any]:
+  return {"num_items": of.raw.interactions.num_items, "num_users": of.raw.interactions.num_users}
+
+
+def _attributes(of: Ingredients):
+  return fdsa.numbered(of.raw.catalog["attributes"])
+
+
+def _attribute_sizes(of: Ingredients) -> dict[str, Any]:
+  return {**_sizes(of), "num_attributes": len(_attributes(of)[1])}
+
+
+def _rating_mean(module, cfg, of: Ingredients) -> Assets:
+  return () if of.known.rating is None else module.assets(cfg, of.known)
+
+
+def _from_vectors(module, cfg, of: Ingredients) -> Assets:
+  return module.assets(cfg, of.vectors)
+
+
+def _from_attributes(module, cfg, of: Ingredients) -> Assets:
+  return module.assets(cfg, _attributes(of)[0])
+
+
+def _from_codes(module, cfg, of: Ingredients) -> Assets:
+  return module.assets(cfg, of.ids.codes)
+
+
+def _from_counts(module, cfg, of: Ingredients) -> Assets:
+  return module.assets(cfg, np.bincount(of.known.item, minlength=cfg.num_items))
+
+
+def _from_links(module, cfg, of: Ingredients) -> Assets:
+  if of.raw.links is None:
+    raise ValueError("the source has no links between users, which this system reads")
+  return module.assets(cfg, of.known, of.raw.links)
+
+
+# name -> (sizes that the data gives, how the assets are made); the others read no assets
+_MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., Assets]]] = {
+  "content": (_sizes, _from_vectors),
+  "fdsa": (_attribute_sizes, _from_attributes),
+  "graphrec": (_sizes, _from_links),
+  "gru4rec": (_sizes, _from_counts),
+  "hybrid": (_sizes, _from_vectors),
+  "lightgcn": (_sizes, lambda module, cfg, of: module.assets(cfg, of.known)),
+  "mf": (_sizes, _rating_mean),
+  "s3rec": (_attribute_sizes, _from_attributes),
+  "text_graph": (_sizes, lambda module, cfg, of: module.assets(cfg, of.known, of.vectors)),
+  "tiger": (lambda of: {"levels": of.ids.sizes}, _from_codes),
+}

@@ -1,0 +1,35 @@
+"""S3-Rec on Amazon Beauty (2014, 5-core), attributes: brand and categories.
+
+Published: Recall@10 .0647, NDCG@10 .0327 (the authors' repository; full ranking, repeats allowed,
+the last event of each user tests; 150 epochs of pretraining). Ours is not yet measured.
+
+    python -m experiments.run --config=experiments/configs/s3rec_beauty.py --workdir=runs/s3rec
+
+Hardware: 2 CPU cores.
+"""
+
+from experiments import settings
+from recjax.systems.sequential import s3rec
+from recjax.train import loop, optim
+
+
+def get_config():
+  return settings.config(
+    system="s3rec",
+    task="next_item",
+    examples="sequences",
+    seeds=(0,),
+    batch_size=256,
+    pretrain_batch_size=256,
+    data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=50, buckets=(8, 16)),
+    model=settings.model(s3rec.Config, dim=64, heads=2, layers=2, dropout=0.5),
+    pretrain=loop.Config(steps=8000, optimizer=optim.Config(rate=1e-3)),  # about 90 epochs
+    train=loop.Config(
+      steps=8000,
+      optimizer=optim.Config(rate=1e-3),
+      eval_every=400,
+      best="valid/ndcg@10",
+      patience=5,
+    ),
+    evaluation=settings.Evaluation(ks=(5, 10)),
+  )

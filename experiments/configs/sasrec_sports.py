@@ -1,0 +1,37 @@
+"""SASRec with the full softmax on Amazon Sports (2014, 5-core).
+
+Published: Recall@10 .0350, NDCG@10 .0192 (S3-Rec, CIKM 2020); a re-implementation .0373. Full
+ranking over all items, repeats allowed, the last event of each user tests. The settings of
+Beauty. Ours is not yet measured.
+
+    python -m experiments.run --config=experiments/configs/sasrec_sports.py \\
+      --workdir=runs/sasrec_sports
+
+Hardware: 2 CPU cores.
+"""
+
+from experiments import settings
+from recjax.systems.sequential import sasrec
+from recjax.train import loop, optim
+
+
+def get_config():
+  return settings.config(
+    system="sasrec",
+    task="next_item",
+    examples="sequences",
+    seeds=(0,),
+    batch_size=256,
+    data=settings.Data(
+      source="sequences", path="amazon14_p5/Sports_and_Outdoors", max_len=50, buckets=(8, 16)
+    ),
+    model=settings.model(sasrec.Config, max_len=50, dim=64, heads=1, ff=256, dropout=0.5),
+    train=loop.Config(
+      steps=30000,
+      optimizer=optim.Config(rate=1e-3),
+      eval_every=700,
+      best="valid/ndcg@10",
+      patience=10,
+    ),
+    evaluation=settings.Evaluation(ks=(5, 10)),
+  )

@@ -1,0 +1,119 @@
+"""Results: files that the launcher writes, and the tables of BUILD_NOTES.md made of them.
+
+python -m experiments.results          # the tables, beside the published figures
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+
+import jax
+import ml_collections
+
+from recjax.metrics import statistics as intervals
+
+Table = Mapping[str, Sequence[Mapping[str, float]]]  # system -> a row a seed
+
+FOLDER = pathlib.Path(__file__).parent / "results"
+PUBLISHED = pathlib.Path(__file__).parent / "published.json"
+
+
+def write(
+  path: pathlib.Path, config: ml_collections.ConfigDict, table: Table, seconds: float
+) -> None:
+  """The config and its hash, the metrics of every seed and their spread, duration, hardware."""
+  plain = json.loads(config.to_json_best_effort())
+  record = {
+    "config": plain,
+    "config_sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
+    "date": datetime.date.today().isoformat(),
+    "hardware": hardware(),
+    "training_seconds": round(seconds, 1),
+    "systems": {name: {"seeds": rows, "mean": mean(rows)} for name, rows in table.items()},
+  }
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+  """metric -> its mean over the seeds and, of several, the half-width of the 95% interval."""
+  found = {}
+  for metric in rows[0]:
+    if metric == "seed":
+      continue
+    values = [row[metric] for row in rows]
+    found[metric] = {"mean": statistics.fmean(values)}
+    if len(values) > 1:
+      interval = intervals.t_interval(values)
+      found[metric]["half_width"] = (interval.high - interval.low) / 2
+  return found
+
+
+def render(table: Table) -> str:
+  """The results as text, a row a system: means, and after ± the 95% interval over the seeds."""
+  means = {name: mean(rows) for name, rows in table.items() if rows}
+  metrics = sorted({metric for row in means.values() for metric in row})
+  lines = ["".join([f"{'':18}", *(f"{m:>18}" for m in metrics)])]
+  for name, row in means.items():
+    cells = (f"{_cell(row[m]):>18}" if m in row else f"{'':18}" for m in metrics)
+    lines.append("".join([f"{name:18}", *cells]))
+  return "\n".join(lines)
+
+
+def markdown(folder: pathlib.Path = FOLDER) -> str:
+  """Every recorded run beside the published figures, in GitHub's form of a table."""
+  published = json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else {}
+  lines = [
+    "| run | measured | published | seeds | training | date, hardware |",
+    "|---|---|---|---|---|---|",
+  ]
+  for path in sorted(folder.glob("*.json")):
+    record = json.loads(path.read_text())
+    system = record["config"]["system"]
+    found = record["systems"][system]
+    wanted = published.get(path.stem, {})
+    shown = [m for m in found["mean"] if m in wanted] or list(found["mean"])
+    measured = ", ".join(f"{m} {_cell(found['mean'][m])}" for m in shown)
+    theirs = ", ".join(f"{m} {wanted[m]:.4f}" for m in shown if m in wanted)
+    if "source" in wanted:
+      theirs = f"{theirs} ({wanted['source']})"
+    spent = f"{record['training_seconds'] / 60:.0f} min"
+    told = f"{record['date']}, {record['hardware']}"
+    lines.append(
+      f"| {path.stem} | {measured} | {theirs} | {len(found['seeds'])} | {spent} | {told} |"
+    )
+  return "\n".join(lines)
+
+
+def hardware() -> str:
+  """The device and, of a CPU, its model and how many cores the process may use."""
+  device = jax.devices()[0]
+  if device.platform != "cpu":
+    return f"{len(jax.devices())} x {device.device_kind}"
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return f"{cores} cores of {_cpu_model()}"
+
+
+def _cpu_model() -> str:
+  info = pathlib.Path("/proc/cpuinfo")
+  if info.exists():
+    for line in info.read_text().splitlines():
+      if line.startswith("model name"):
+        return line.partition(":")[2].strip()
+  return platform.processor() or platform.machine()
+
+
+def _cell(value: Mapping[str, float]) -> str:
+  spread = f" ± {value['half_width']:.4f}" if "half_width" in value else ""
+  return f"{value['mean']:.4f}{spread}"
+
+
+if __name__ == "__main__":
+  print(markdown())

@@ -1,0 +1,90 @@
+"""What a system is asked, and how it is measured: a config's `task`.
+
+| task | split | question | measured |
+|---|---|---|---|
+| next_item | a user's last event tests, the one before validates | history | full ranking |
+| top_n | as given, or by ratio | history | full ranking of all a user's test items |
+| sampled | as given, with candidates | candidates | rank among the candidates |
+| rating | as given, or by ratio | user and item | RMSE, MAE |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import settings, sources
+from recjax.data import examples, splits
+from recjax.data.examples import Examples
+from recjax.data.interactions import Interactions
+from recjax.train import evaluate
+from recjax.types import System
+
+
+class Task(NamedTuple):
+  split: Callable[[sources.Raw, settings.Data], splits.Split]
+  asked: Callable[[sources.Raw, Interactions, Interactions], Examples]  # (raw, before, events)
+  measure: Callable[[System, settings.Evaluation], evaluate.Measure]
+  ratings: bool = False  # what users thought of it counts, not only that they met it
+
+
+def _next_item_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
+  return raw.split or splits.leave_one_out(raw.interactions)
+
+
+def _ratio_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
+  """At random, a tenth each for validation and test; each part in the order of users."""
+  if raw.split is not None:
+    return raw.split
+  parts = splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed)
+  return splits.Split(*(x.take(np.argsort(x.user, kind="stable")) for x in parts))
+
+
+def _ranked(system: System, cfg: settings.Evaluation) -> evaluate.Measure:
+  by_score = cfg.by_score and system.score is not None
+  rank = evaluate.ranking_by_score if by_score else evaluate.ranking_by_list
+  return rank(system, cfg.ks)
+
+
+def _with_candidates(raw: sources.Raw, before: Interactions, events: Interactions) -> Examples:
+  """The test events with the candidates that the source gives for each user."""
+  if raw.candidates is None:
+    raise ValueError("the source brings no candidates: this task ranks a target among given ones")
+  found = examples.next_events(before, events)
+  row = np.full(raw.interactions.num_users, -1)
+  row[raw.candidates.user] = np.arange(len(raw.candidates))
+  rows = row[found.dense["user"]]
+  width = int(raw.candidates.candidates.lengths.max())
+  shown = raw.candidates.candidates.right_padded(rows, width)  # [E, C]
+  if (rows < 0).any() or (shown != found.dense["target"][:, None]).all(1).any():
+    raise ValueError("a test event's target is not among its user's candidates")
+  return dataclasses.replace(found, dense={**found.dense, "candidates": shown})
+
+
+TASKS: dict[str, Task] = {
+  "next_item": Task(
+    _next_item_split, lambda raw, before, events: examples.next_events(before, events), _ranked
+  ),
+  "top_n": Task(_ratio_split, lambda raw, before, events: examples.sets(before, events), _ranked),
+  "sampled": Task(
+    _next_item_split,
+    _with_candidates,
+    lambda system, cfg: evaluate.sampled_ranking(system, cfg.ks),
+  ),
+  "rating": Task(
+    _ratio_split,
+    lambda raw, before, events: examples.events(events),
+    lambda system, cfg: evaluate.rating(system),
+    ratings=True,
+  ),
+}
+
+# name -> (train, max_len) -> what one row of a training batch holds
+EXAMPLES: dict[str, Callable[[Interactions, int], Examples]] = {
+  "events": lambda train, max_len: examples.events(train),
+  "prefixes": lambda train, max_len: examples.prefixes(train),
+  "sequences": lambda train, max_len: examples.sequences(train, max_len, stride=max_len),
+}

@@ -1,0 +1,128 @@
+"""FISM (Kabbur, Ning & Karypis, KDD 2013), https://doi.org/10.1145/2487575.2487589.
+
+An item is scored by how near it lies to what the user met: b_i + n^-alpha * sum_j p_j . q_i over
+the n other items of the user's set, with two vectors an item. The item itself is left out of the
+set that predicts it. Learned as FISMauc: met items should score 1 above drawn ones, in squares.
+
+Batches of `next` (`examples.sequences`) teach every item of a user's set in one pass; batches of
+`target` (`examples.prefixes`) teach one item from what came before it. A set is what the batch's
+window holds, each item once. Unlike the paper: L2 falls on the vectors of the batch, a set's items
+once a row; negatives are drawn from all but the target, unless the batch brings exact
+`candidates`; an item that was repeated counts once.
+
+B batch, D width, I items (PAD included), K results, N negatives, R targets of a row, T history.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from recjax import losses
+from recjax.data import negatives
+from recjax.decode import topk
+from recjax.types import PAD, Array, Loss, System
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  num_items: int  # I
+  dim: int = 64  # D
+  alpha: float = 0.5  # 0: the sum over the set, 1: the mean
+  negatives: int = 3  # drawn a target (rho)
+  penalty: float = 1e-4  # beta, of the vectors
+  bias_penalty: float = 1e-4  # gamma, of the biases
+  init: float = 0.05  # standard deviation of the vectors at the start
+
+
+def distinct(items: Array) -> Array:
+  """[B, T] each item of a row once, PAD in place of repeats; a set has no order."""
+  ordered = jnp.sort(items, axis=1)
+  repeats = jnp.pad(ordered[:, 1:] == ordered[:, :-1], ((0, 0), (1, 0)))
+  return jnp.where(repeats, PAD, ordered)
+
+
+def make(cfg: Config) -> System:
+  def init(key, assets, batch):
+    met, of = jax.random.split(key)
+    return {
+      "p": cfg.init * jax.random.normal(met, (cfg.num_items, cfg.dim)),
+      "q": cfg.init * jax.random.normal(of, (cfg.num_items, cfg.dim)),
+      "bias": jnp.zeros(cfg.num_items),
+    }
+
+  def summed(params, met):
+    """Sum [B, D] and number [B] of the vectors p of a set [B, T]."""
+    there = met != PAD
+    return jnp.where(there[..., None], params["p"][met], 0).sum(1), there.sum(1)
+
+  def scaled(total, count):
+    return total * jnp.maximum(count, 1).astype(jnp.float32)[..., None] ** -cfg.alpha
+
+  def loss(params, assets, batch, key):
+    if "next" in batch:
+      # A window is its history and the item after it: what the last place must predict.
+      met = distinct(jnp.concatenate([batch["history"], batch["next"][:, -1:]], axis=1))
+      target = met  # [B, R]
+    else:
+      met, target = distinct(batch["history"]), batch["target"][:, None]
+    total, count = summed(params, met)
+    own = (target[..., None] == met[:, None]).any(-1)  # [B, R] is it in the set?
+    without = total[:, None] - jnp.where(own[..., None], params["p"][target], 0)
+    user = scaled(without, count[:, None] - own)  # [B, R, D]
+    if "candidates" in batch:
+      shape = (*target.shape, batch["candidates"].shape[1])
+      drawn = jnp.broadcast_to(batch["candidates"][:, None], shape)  # [B, R, N]
+    else:
+      drawn = negatives.other(key, target, cfg.negatives, cfg.num_items)
+    positive = params["bias"][target] + (user * params["q"][target]).sum(-1)
+    negative = params["bias"][drawn] + jnp.einsum("brd,brnd->brn", user, params["q"][drawn])
+    # Nothing is learned of an item that is alone in its set.
+    where = (target != PAD) & (count[:, None] > own) & (batch["weight"] > 0)[:, None]
+    margin = (positive[..., None] - negative).mean(-1)
+    gap = jnp.square(positive[..., None] - negative - 1).mean(-1)
+    fit, weight = losses.total(gap, where)
+    ranked, _ = losses.total(margin > 0, where)
+
+    def squares(name, items, where):
+      square = jnp.square(params[name][items])
+      square = square.sum(-1) if square.ndim > items.ndim else square
+      return losses.total(square, where)[0]
+
+    known = (met != PAD) & (batch["weight"] > 0)[:, None]
+    vectors = squares("p", met, known) + squares("q", target, where) + squares("q", drawn, where)
+    biases = squares("bias", target, where) + squares("bias", drawn, where)
+    penalty = cfg.penalty * vectors + cfg.bias_penalty * biases
+    return Loss(fit + penalty, weight, {"fit": (fit, weight), "above": (ranked, weight)})
+
+  def score(params, assets, batch):
+    met = distinct(batch["history"])
+    total, count = summed(params, met)
+    if "candidates" in batch:
+      return towards(params, total, count, met, batch["candidates"])
+    return topk.scores(every(params, batch), batch)
+
+  def towards(params, total, count, met, items):
+    """Scores [B, C] of `items`; one that is in the set does not speak for itself."""
+    own = (items[..., None] == met[:, None]).any(-1)
+    without = total[:, None] - jnp.where(own[..., None], params["p"][items], 0)
+    user = scaled(without, count[:, None] - own)
+    return params["bias"][items] + (user * params["q"][items]).sum(-1)
+
+  def every(params, batch):
+    met = distinct(batch["history"])
+    total, count = summed(params, met)
+    scores = scaled(total, count) @ params["q"].T + params["bias"][None]  # [B, I]
+    # Items outside the set are done; those inside are scored again, without themselves.
+    inside = towards(params, total, count, met, met)
+    return scores.at[jnp.arange(len(met))[:, None], met].set(inside)
+
+  def recommend(params, assets, batch, *, k, key=None):
+    return topk.rank(every(params, batch), batch, k=k)
+
+  def embed(params, assets, batch):
+    return scaled(*summed(params, distinct(batch["history"])))
+
+  return System(init, loss, recommend=recommend, score=score, embed=embed)

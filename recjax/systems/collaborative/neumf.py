@@ -1,0 +1,143 @@
+"""NeuMF (He et al., WWW 2017), https://arxiv.org/abs/1708.05031, and its halves, GMF and MLP.
+
+GMF weighs the elementwise product of a user's and an item's vector; the MLP reads two further
+vectors side by side through a narrowing tower. NeuMF puts both last layers under one weight vector.
+All three learn by binary cross-entropy against 4 drawn negatives a positive; the paper trains GMF
+and MLP first (Adam) and starts NeuMF from both (`fuse`; then plain SGD).
+
+As in the paper: all vectors and kernels start from N(0, 0.01^2), but for the tower's, which start
+as LeCun has it (the authors' code too leaves that distribution to its framework). Unlike it: a
+negative may be an item that the user met, unless the batch brings exact `candidates`.
+
+B batch, F predictive factors, U users, I items (both with PAD), N items of a row, K results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from recjax import losses
+from recjax.data import negatives
+from recjax.decode import topk
+from recjax.types import PAD, Array, Loss, Params, System
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  num_users: int  # U
+  num_items: int  # I
+  factors: int = 64  # F: GMF's width and that of the tower's last layer
+  tower: tuple[int, ...] = (256, 128, 64)  # both vectors side by side, then each layer's width
+  negatives: int = 4  # drawn a positive
+
+  def __post_init__(self):
+    if self.tower[0] % 2 or self.tower[-1] != self.factors:
+      raise ValueError(
+        f"the tower {self.tower} must begin with an even width (two vectors) and end with the "
+        f"{self.factors} predictive factors"
+      )
+
+
+class GMF(nn.Module):
+  cfg: Config
+
+  @nn.compact
+  def __call__(self, user: Array, items: Array) -> Array:
+    cfg = self.cfg
+    users = _table(cfg.num_users, cfg.factors, "users")(user)[:, None]  # [B, 1, F]
+    return users * _table(cfg.num_items, cfg.factors, "items")(items)  # [B, N, F]
+
+
+class MLP(nn.Module):
+  cfg: Config
+
+  @nn.compact
+  def __call__(self, user: Array, items: Array) -> Array:
+    cfg, half = self.cfg, self.cfg.tower[0] // 2
+    items = _table(cfg.num_items, half, "items")(items)  # [B, N, half]
+    users = _table(cfg.num_users, half, "users")(user)[:, None]
+    x = jnp.concatenate([jnp.broadcast_to(users, items.shape), items], axis=-1)
+    for n, width in enumerate(cfg.tower[1:]):
+      x = nn.relu(nn.Dense(width, name=f"layer_{n}")(x))
+    return x  # [B, N, F]
+
+
+class NeuMF(nn.Module):
+  """Logits [B, N] from the halves that are there."""
+
+  cfg: Config
+  halves: tuple[str, ...]
+
+  @nn.compact
+  def __call__(self, user: Array, items: Array) -> Array:
+    made = {"gmf": GMF, "mlp": MLP}
+    found = [made[name](self.cfg, name=name)(user, items) for name in self.halves]
+    small = nn.initializers.normal(0.01)
+    return nn.Dense(1, kernel_init=small, name="output")(jnp.concatenate(found, -1))[..., 0]
+
+
+def fuse(gmf: Params, mlp: Params, alpha: float = 0.5) -> Params:
+  """NeuMF's start from trained halves: its logits are alpha GMF + (1 - alpha) MLP (eq. 13)."""
+  if "gmf" not in gmf or "mlp" not in mlp:
+    raise ValueError(f"fuse takes the parameters of GMF and of MLP, not {[*gmf]} and {[*mlp]}")
+  first = jax.tree.map(lambda x: alpha * x, gmf["output"])
+  second = jax.tree.map(lambda x: (1 - alpha) * x, mlp["output"])
+  output = {
+    "kernel": jnp.concatenate([first["kernel"], second["kernel"]]),
+    "bias": first["bias"] + second["bias"],
+  }
+  return {"gmf": gmf["gmf"], "mlp": mlp["mlp"], "output": output}
+
+
+def make(cfg: Config) -> System:
+  return _system(cfg, NeuMF(cfg, ("gmf", "mlp")))
+
+
+def make_gmf(cfg: Config) -> System:
+  return _system(cfg, NeuMF(cfg, ("gmf",)))
+
+
+def make_mlp(cfg: Config) -> System:
+  return _system(cfg, NeuMF(cfg, ("mlp",)))
+
+
+def _system(cfg: Config, model: NeuMF) -> System:
+  def init(key, assets, batch):
+    return model.init(key, jnp.ones(1, int), jnp.ones((1, 1), int))["params"]
+
+  def logits(params, user, items):
+    return model.apply({"params": params}, user, items)
+
+  def loss(params, assets, batch, key):
+    target = batch["target"]
+    drawn = batch.get("candidates")
+    if drawn is None:
+      drawn = negatives.other(key, target, cfg.negatives, cfg.num_items)
+    found = logits(params, batch["user"], jnp.concatenate([target[:, None], drawn], axis=1))
+    labels = jnp.broadcast_to((jnp.arange(found.shape[1]) == 0)[None], found.shape)
+    where = (target != PAD) & (batch["weight"] > 0)
+    where = jnp.broadcast_to(where[:, None], found.shape)  # each of 1 + N terms counts
+    return Loss(*losses.bce(found, labels, where))
+
+  def every(params, batch):
+    items = jnp.arange(cfg.num_items)[None]
+    # User by user: the tower's layers of a whole batch and catalogue would not fit.
+    return jax.lax.map(lambda user: logits(params, user[None], items)[0], batch["user"])
+
+  def score(params, assets, batch):
+    if "candidates" in batch:
+      return logits(params, batch["user"], batch["candidates"])
+    return topk.scores(every(params, batch), batch)
+
+  def recommend(params, assets, batch, *, k, key=None):
+    return topk.rank(every(params, batch), batch, k=k)
+
+  return System(init, loss, recommend=recommend, score=score)
+
+
+def _table(rows: int, width: int, name: str) -> nn.Embed:
+  return nn.Embed(rows, width, embedding_init=nn.initializers.normal(0.01), name=name)

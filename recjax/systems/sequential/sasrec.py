@@ -1,0 +1,135 @@
+"""SASRec (Kang & McAuley, ICDM 2018), https://arxiv.org/abs/1808.09781.
+
+A causal Transformer reads the history; its state at each place scores the item that comes next
+by a product with the tied item table. All places of a history are learned at once.
+
+The loss is a choice of `negatives` and `t`:
+  none (default)         softmax over the whole catalogue
+  n                      softmax over n uniform negatives with the logQ correction
+  n and t                gBCE of gSASRec (Petrov & Macdonald, RecSys 2023): 256 and 0.75 there
+  1 and t = 0            binary cross-entropy with one negative, this paper's
+Negatives are drawn among all items but the target, as in most published code; a batch that brings
+`candidates` [B, N] (taken as uniform draws) gives exact ones, shared by the places of a row.
+
+Unlike the paper: LayerNorm comes before queries, keys and values alike, not queries alone; the
+network is GELU of four times the width (a released re-tuning's size), not ReLU of the width;
+places are counted from the right end, so that padding changes no answer.
+
+B batch, T history (left-padded with PAD), D width, I items (PAD included), N negatives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from recjax import losses
+from recjax.data import negatives
+from recjax.decode import topk
+from recjax.nn import attention, transformer
+from recjax.nn.dropout import Dropout
+from recjax.types import PAD, Array, Loss, System
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  num_items: int  # I
+  max_len: int = 50  # the longest history
+  dim: int = 50  # D
+  heads: int = 1
+  layers: int = 2
+  ff: int = 200
+  dropout: float = 0.5
+  negatives: int = 0  # N; 0: the softmax over all items
+  t: float | None = None  # of gBCE; None: the sampled softmax
+  shared: bool = False  # one draw of N serves all places of a row: N D numbers, not T N D
+
+  def __post_init__(self):
+    if self.t is not None and not self.negatives:
+      raise ValueError(f"t={self.t} is of gBCE, which needs negatives: set `negatives` too")
+
+
+class SASRec(nn.Module):
+  cfg: Config
+
+  def setup(self):
+    cfg = self.cfg
+    normal = nn.initializers.normal(0.02)
+    self.items = self.param("items", normal, (cfg.num_items, cfg.dim))
+    self.positions = self.param("positions", normal, (cfg.max_len, cfg.dim))
+    self.encoder = transformer.Encoder(cfg.layers, cfg.heads, cfg.ff, cfg.dropout)
+    self.dropout = Dropout(cfg.dropout)
+
+  def __call__(self, history: Array, *, train: bool) -> Array:
+    """[B, T, D]: the state at each place, which has seen the items up to there."""
+    length = history.shape[1]
+    if length > self.cfg.max_len:
+      raise ValueError(
+        f"a history of {length} is longer than max_len {self.cfg.max_len}: cut it in the loader,"
+        " or raise max_len"
+      )
+    there = history != PAD
+    x = self.items[history] * math.sqrt(self.cfg.dim) + self.positions[:length][::-1][None]
+    x = self.dropout(jnp.where(there[..., None], x, 0), train=train)
+    return self.encoder(x, attention.causal(length) & attention.as_mask(there), train=train)
+
+
+def make(cfg: Config) -> System:
+  model = SASRec(cfg)
+
+  def states(params, batch, key=None):
+    rngs = None if key is None else {"dropout": key}
+    return model.apply({"params": params}, batch["history"], train=key is not None, rngs=rngs)
+
+  def init(key, assets, batch):
+    return model.init(key, batch["history"], train=False)["params"]
+
+  def loss(params, assets, batch, key):
+    target, table = batch["next"], params["items"]
+    where = (target != PAD) & (batch["weight"] > 0)[:, None]
+    dropout_key, key = jax.random.split(key)
+    x = states(params, batch, dropout_key)  # [B, T, D]
+    if not cfg.negatives and "candidates" not in batch:
+      return Loss(*losses.linear_softmax_xent(x, table[1:], target - 1, where))
+    others = _negatives(cfg, batch, key)  # [B, T or 1, N]
+    positive = jnp.einsum("btd,btd->bt", x, table[target])
+    if others.shape[1] == 1:
+      logits = jnp.einsum("btd,bnd->btn", x, table[others[:, 0]])
+    else:
+      logits = jnp.einsum("btd,btnd->btn", x, table[others])
+    drop = (others == target[..., None]) | (others == PAD)
+    logits = jnp.where(drop, attention.NEVER, logits)
+    if cfg.t is not None:
+      rest = cfg.num_items - 2  # all but PAD and the target
+      return Loss(*losses.gbce(positive, logits, where, num_items=rest, t=cfg.t))
+    # A negative's expected count in the sample; the target's is 1, so it needs no correction.
+    log_q = jnp.full(logits.shape, math.log(others.shape[-1] / (cfg.num_items - 2)))
+    return Loss(*losses.sampled_softmax_xent(positive, logits, where, log_q_negatives=log_q))
+
+  def every(params, batch):
+    return states(params, batch)[:, -1] @ params["items"].T  # [B, I]
+
+  def score(params, assets, batch):
+    return topk.scores(every(params, batch), batch)
+
+  def recommend(params, assets, batch, *, k, key=None):
+    return topk.rank(every(params, batch), batch, k=k)
+
+  def embed(params, assets, batch):
+    return states(params, batch)[:, -1]
+
+  return System(init, loss, recommend=recommend, score=score, embed=embed)
+
+
+def _negatives(cfg: Config, batch, key) -> Array:
+  """[B, T or 1, N] items; a shared draw may hold a place's own target."""
+  target = batch["next"]
+  if "candidates" in batch:
+    return batch["candidates"][:, None]
+  if not cfg.shared:
+    return negatives.other(key, target, cfg.negatives, cfg.num_items)
+  return jax.random.randint(key, (len(target), 1, cfg.negatives), PAD + 1, cfg.num_items)

@@ -1,0 +1,254 @@
+"""Item indexing: every method tells all items of any catalogue apart, and reads no future."""
+
+import re
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from recjax.data import interactions, splits
+from recjax.data.errors import DataError
+from recjax.data.interactions import Interactions
+from recjax.decode import trie
+from recjax.text import indexing
+from recjax.types import PAD
+
+
+def log(histories, num_items):
+  """Users with these histories of items; the timestamps count over all events, in turns."""
+  lengths = np.array([len(h) for h in histories], int)
+  user = np.repeat(np.arange(1, len(histories) + 1), lengths)
+  place = np.arange(len(user)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+  users, items = (
+    interactions.with_pad(np.array([f"{kind}{i}" for i in range(1, n)], object))
+    for kind, n in (("u", len(histories) + 1), ("i", num_items))
+  )
+  return Interactions(
+    user.astype(np.int32),
+    np.array([i for h in histories for i in h], np.int32),
+    users,
+    items,
+    timestamp=(place * len(histories) + user).astype(np.int64),
+  )
+
+
+@st.composite
+def catalogues(draw):
+  """(train, titles, categories, codes) with few words, so that much is alike and some is empty."""
+  count = draw(st.integers(1, 12))
+  item = st.integers(1, draw(st.integers(1, count)))  # the others nobody meets
+  histories = draw(st.lists(st.lists(item, min_size=1, max_size=5), max_size=5))
+  word = st.sampled_from(["red", "blue", "<copy_1>", "red red", "", "a  b", "\x00", "é"])
+  titles = draw(st.lists(st.lists(word, max_size=2).map(" ".join), min_size=count, max_size=count))
+  paths = draw(st.lists(st.lists(word, max_size=3), min_size=count, max_size=count))
+  rows = st.lists(st.integers(0, 2), min_size=2, max_size=2)
+  codes = draw(st.lists(rows, min_size=count, max_size=count))
+  padded = np.array([[-1, -1], *codes])
+  return log(histories, count + 1), ["", *titles], [(), *map(tuple, paths)], padded
+
+
+def check(index, num_items):
+  """A bijection, well formed, and what a trie takes."""
+  tokens = index.tokens
+  assert tokens.dtype == np.int32 and len(tokens) == num_items
+  assert (tokens[PAD] == PAD).all() and (tokens[:, -1] == PAD).all()
+  assert (tokens[1:, 0] != PAD).all() and 0 <= tokens.min() <= tokens.max() < len(index.vocab)
+  ended = tokens == PAD
+  assert (ended == np.logical_or.accumulate(ended, axis=1)).all()  # padding at the right only
+  assert len(set(map(tuple, tokens[1:].tolist()))) == num_items - 1
+  assert len(set(index.vocab)) == len(index.vocab)
+  trie.build(tokens, len(index.vocab), end=PAD)
+
+
+NUMBERS = {
+  "random": lambda x, span: indexing.randomly(x.num_items, seed=1, span=span),
+  "popularity": lambda x, span: indexing.by_popularity(x, span=span),
+  "time": lambda x, span: indexing.by_time(x, span=span),
+  "sequential": lambda x, span: indexing.sequentially(x, seed=1, span=span),
+}
+
+
+@pytest.mark.parametrize("span", [None, 1])
+@pytest.mark.parametrize("name", sorted(NUMBERS))
+@given(made=catalogues())
+def test_numbers_tell_all_items_apart(name, span, made):
+  check(NUMBERS[name](made[0], span), made[0].num_items)
+
+
+@pytest.mark.parametrize("finish", [indexing.counted, indexing.independent])
+@given(made=catalogues())
+def test_titles_categories_and_codes_tell_all_items_apart(finish, made):
+  train, titles, categories, codes = made
+  check(indexing.titles(titles), train.num_items)
+  check(finish(indexing.category_tree(categories)), train.num_items)
+  check(finish(indexing.codes(codes)), train.num_items)
+
+
+@pytest.mark.parametrize("finish", [indexing.counted, indexing.independent])
+@settings(max_examples=8)
+@given(made=catalogues())
+def test_clusters_tell_all_items_apart(finish, made):
+  check(finish(indexing.clusters(made[0], count=3, leaf=2)), made[0].num_items)
+
+
+HISTORIES = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=6), min_size=1, max_size=5)
+
+
+@settings(max_examples=10)
+@given(HISTORIES, st.integers(1, 9), st.integers(1, 9))
+def test_no_index_reads_held_out_items(histories, valid, test):
+  changed = [[*h[:-2], valid, test] for h in histories]
+  one, two = (splits.leave_one_out(log(h, 10)).train for h in (histories, changed))
+  for make in (
+    *(lambda x, f=f: f(x, 1) for f in NUMBERS.values()),
+    lambda x: indexing.counted(indexing.clusters(x, count=2, leaf=2)),
+  ):
+    np.testing.assert_array_equal(make(one).tokens, make(two).tokens)
+
+
+def test_popularity_counts_and_time_takes_the_first_meeting():
+  x = log([[4, 2], [2, 3], [2, 4]], 6)  # met in turns: 4, 2, 2, 2, 3, 4
+  assert indexing.by_popularity(x).tokens[:, 0].tolist() == [0, 4, 1, 3, 2, 5]
+  assert indexing.by_time(x).tokens[:, 0].tolist() == [0, 4, 2, 3, 1, 5]
+
+
+def test_sequential_numbers_go_through_a_user_before_the_next():
+  x = log([[5, 7, 6], [1, 2, 5, 3], [8, 9]], 11)
+  found = set()
+  for seed in range(20):
+    index = indexing.sequentially(x, seed=seed, span=None)
+    order = np.argsort(index.tokens[1:, 0]) + 1
+    first = {5: [5, 7, 6], 1: [1, 2, 5, 3], 8: [8, 9]}[order[0]]
+    assert order[: len(first)].tolist() == first
+    assert order[-2:].tolist() == [4, 10]  # nobody met these
+    at = np.argsort(order)
+    assert at[9 - 1] == at[8 - 1] + 1 and at[6 - 1] == at[7 - 1] + 1
+    found.add(int(order[0]))
+  assert found == {1, 5, 8}
+
+
+def test_items_of_one_user_share_their_first_span():
+  histories = np.arange(1, 101).reshape(10, 10)
+  index = indexing.sequentially(log(histories.tolist(), 101), seed=0, span=1)
+  assert index.tokens.shape == (101, 3)  # two digits and the end
+  for items in histories:
+    assert len(set(index.tokens[items, 0])) == 1 and len(set(index.tokens[items, 1])) == 10
+
+
+def test_spans_are_digits_from_the_left_with_tokens_of_their_place():
+  index = indexing.by_time(log([list(range(1, 1201))], 1201), span=2)
+  assert index.text(1 + 1003) == "<s0_10> <s1_3>"
+  assert index.text(1 + 310) == "<s0_3> <s1_10>"
+  assert index.text(1) == "<s0_0> <s1_0>"
+  whole = indexing.by_time(log([list(range(1, 1201))], 1201))
+  assert whole.text(1004) == "<number_1003>"
+  ten = indexing.by_time(log([list(range(1, 11))], 11), span=1)
+  assert ten.tokens.shape == (11, 2)  # 0 to 9 is one digit
+
+
+def test_titles_are_words_and_those_alike_are_numbered():
+  index = indexing.titles(["", "Red Nail Polish", "Red", "Red", "", "Red <i>"])
+  assert [index.text(i) for i in range(1, 6)] == [
+    "Red Nail Polish",
+    "Red <copy_0>",
+    "Red <copy_1>",
+    "<copy_0>",
+    "Red i",
+  ]
+  split = indexing.titles(["", "ab", "b"], split=list)
+  assert split.text(1) == "a b" and split.lengths.tolist() == [0, 2, 1]
+
+
+def test_a_trie_leads_from_each_identifier_to_its_item():
+  index = indexing.titles(["", "red", "red nail", "red nail polish", "blue", "red"])
+  tree = trie.build(index.tokens, len(index.vocab), end=PAD)
+  items = np.arange(1, 6)
+  np.testing.assert_array_equal(trie.leaves(tree, trie.paths(tree, items)[-1]), items)
+  root, polish = index.tokens[3, :2], index.tokens[3, 2]
+  node = 0
+  for token in root:
+    first, stop = trie.children(tree, np.array(node))
+    node = next(n for n in range(int(first), int(stop)) if trie.code(tree, np.array(n)) == token)
+  first, stop = trie.children(tree, np.array(node))
+  codes = {int(trie.code(tree, np.array(n))) for n in range(int(first), int(stop))}
+  assert codes == {PAD, int(polish)}  # "red nail" may end here, or go on
+
+
+def test_categories_are_a_path_and_a_count_at_its_end():
+  paths = [(), ("Beauty", "Nail Care"), ("Beauty",), ("Beauty", "Nail Care"), (), ("Nail Care",)]
+  tree = indexing.category_tree(np.array(paths, object))
+  counted, independent = indexing.counted(tree), indexing.independent(tree)
+  beauty = "<category0_Beauty>"
+  assert counted.text(3) == f"{beauty} <category1_Nail_Care> <leaf_1>"
+  assert counted.text(2) == f"{beauty} <leaf_0>" and counted.text(4) == "<leaf_0>"
+  assert counted.text(5) == "<category0_Nail_Care> <leaf_0>"  # by depth, not by name alone
+  assert independent.text(3) == f"{beauty} <category1_Nail_Care> <item_2>"
+  assert all(re.fullmatch(r"<[^<>\s]+>", token) for token in counted.vocab)  # can be added to T5's
+
+
+def test_codes_are_tokens_by_level_and_a_count_tells_collisions_apart():
+  index = indexing.counted(indexing.codes(np.array([[-1, -1], [2, 0], [0, 1], [2, 0]])))
+  assert [index.text(i) for i in (1, 2, 3)] == [
+    "<a_2> <b_0> <leaf_0>",
+    "<a_0> <b_1> <leaf_0>",
+    "<a_2> <b_0> <leaf_1>",
+  ]
+
+
+def test_clusters_are_the_components_of_the_graph():
+  """Three groups of items that are met together, and two items that nobody met."""
+  rng = np.random.default_rng(0)
+  groups = [np.arange(1, 9), np.arange(9, 17), np.arange(17, 25)]
+  histories = [rng.permutation(g)[:5].tolist() for g in groups for _ in range(30)]
+  train = log(histories, 27)
+  tokens = indexing.clusters(train, count=4, leaf=8).tokens
+  labels = [set(tokens[g, 0]) for g in groups]
+  assert all(len(label) == 1 for label in labels) and len(set.union(*labels)) == 3
+  assert tokens[25, 0] == tokens[26, 0] and tokens[25, 0] not in set.union(*labels)
+  assert tokens.shape[1] == 1  # no cluster is too large
+  deeper = indexing.clusters(train, count=4, leaf=3).tokens
+  assert (deeper[:, 0] == tokens[:, 0]).all() and deeper.shape[1] > 1
+  leaves = np.unique(deeper[1:], axis=0, return_counts=True)[1]
+  assert leaves.max() <= 3
+
+
+def test_a_large_graph_takes_the_sparse_solver_and_finds_the_same_groups():
+  rng = np.random.default_rng(0)
+  groups = np.arange(1, 601).reshape(3, 200)  # more nodes than the dense solver takes
+  histories = [rng.choice(g, 12, replace=False).tolist() for g in groups for _ in range(80)]
+  histories += [[1, 201, 401]]  # in one piece
+  tokens = indexing.clusters(log(histories, 601), count=3, leaf=200).tokens
+  for g in groups:
+    assert np.bincount(tokens[g, 0]).max() >= 198
+
+
+def test_clusters_are_the_same_each_time():
+  rng = np.random.default_rng(1)
+  train = log([rng.integers(1, 40, 6).tolist() for _ in range(60)], 40)
+  one, two = (indexing.clusters(train, count=3, leaf=5, seed=3).tokens for _ in range(2))
+  np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+  "make, said",
+  [
+    (lambda: indexing.randomly(1, seed=0), "no items to index"),
+    (lambda: indexing.codes(np.array([[-1], [0], [-1]])), "item 2 has no code"),
+    (lambda: indexing.codes(np.array([[-1.0], [0.5]])), "whole numbers"),
+    (lambda: indexing.Index(np.array([[0, 0], [1, 0], [1, 0]]), ("<pad>", "<a_0>")),
+     "items 1 and 2 have the same identifier"),
+    (lambda: indexing.Index(np.array([[0, 0], [0, 0]]), ("<pad>",)), "item 1 has no token"),
+    (lambda: indexing.by_time(interactions.from_columns(["u"], ["i"])), "no timestamps"),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_indexed_is_named(make, said):
+  with pytest.raises(DataError, match=said):
+    make()
+
+
+def test_wrong_sizes_are_named():
+  with pytest.raises(ValueError, match="a span has at least 1 digit, not 0"):
+    indexing.randomly(5, seed=0, span=0)
+  with pytest.raises(ValueError, match="at least 2 clusters"):
+    indexing.clusters(log([[1, 2]], 3), count=1)
