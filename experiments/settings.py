@@ -106,9 +106,7 @@ def describe(name: str, cls: type, section: Mapping[str, Any]) -> str:
       lines.append(describe(f"{name}.{field.name}", nested, section[field.name]))
       continue
     said = comments.get(field.name, "")
-    told = (
-      f"={str(section[field.name]).strip()}" if field.name in section else " is given by the data"
-    )
+    value = str(section[field.name]).strip() if field.name in section else "(given by the data)"
     lines.append(f"  --config.{name}.{field.name}={value}" + (f"  # {said}" if said else ""))
   return "\n".join(lines)
 
