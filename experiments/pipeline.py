@@ -22,7 +22,7 @@ import numpy as np
 from experiments import assembly, results, settings, sources, tasks
 from recjax.data import examples, interactions, loader, splits, storage
 from recjax.data.interactions import Interactions
-from recjax.semid import artefact, assign, rqkmeans
+from recjax.semid import artefact, assign, learn
 from recjax.systems import SYSTEMS
 from recjax.text import encoders, lsa, vectors
 from recjax.train import evaluate, loop, stages
@@ -81,18 +81,25 @@ class Run:
 
   @functools.cached_property
   def ids(self) -> artefact.SemanticIds:
-    cfg, folder = (
-      settings.build(settings.SemanticIds, self.config.semantic_ids),
-      self.workdir / "semantic_ids",
-    )
-    inputs = _digest(dataclasses.asdict(cfg), artefact.content_hash(self.vectors))
+    cfg = settings.build(settings.SemanticIds, self.config.semantic_ids)
+    folder = self.workdir / "semantic_ids"
+    read = "" if cfg.published else artefact.content_hash(self.vectors)
+    inputs = _digest(dataclasses.asdict(cfg), read)
     mark = folder / "inputs.sha256"
     if mark.exists() and mark.read_text() == inputs:
       _logger.info("semantic ids: unchanged, read from %s", folder)
       return artefact.load(folder)
-    made = rqkmeans.residual(self.vectors[PAD + 1 :], cfg.sizes, jax.random.key(cfg.seed))
-    policy = assign.count_up(cfg.collisions)
-    ids = artefact.build(self.raw.catalog.ids, self.vectors, made, policy)
+    if cfg.published:
+      every = artefact.published(sources.path_of(cfg.published))
+      ids = every.select(self.raw.catalog.ids.tolist())
+    else:
+      made = learn.quantizer(cfg.quantizer, self.vectors[PAD + 1 :], workdir=folder / "training")
+      policy = {
+        "count_up": assign.count_up(cfg.collisions),
+        "next_free": assign.next_free,
+        "optimal": assign.optimal,
+      }[cfg.policy]
+      ids = artefact.build(self.raw.catalog.ids, self.vectors, made, policy)
     ids.save(folder)
     mark.write_text(inputs)
     return ids

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import ml_collections
 
+from recjax.semid import learn
+
 T = TypeVar("T")
 
 
@@ -44,9 +46,10 @@ class Text:
 class SemanticIds:
   """Vectors -> codes."""
 
-  sizes: tuple[int, ...] = (256, 256, 256)  # codes a level, by residual k-means
-  collisions: int = 256  # size of the level that counts up within a collision
-  seed: int = 0
+  quantizer: learn.Config = dataclasses.field(default_factory=learn.Config)
+  collisions: int = 256  # size of the level that counts up within a collision; 0: see `policy`
+  policy: str = "count_up"  # count_up, or next_free or optimal: codes of the last level change
+  published: str = ""  # a file of published ids in the order of the raw item numbers, instead
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,7 @@ def read(cfg: Data, workdir: pathlib.Path) -> Raw:
   """
   if cfg.source not in SOURCES:
     raise ValueError(f"no data source {cfg.source!r}; there is {', '.join(SOURCES)}")
-  raw = SOURCES[cfg.source](cfg, _path(cfg.path), workdir)
+  raw = SOURCES[cfg.source](cfg, path_of(cfg.path), workdir)
   x = raw.interactions
   if raw.split is None:
     if cfg.user_core or cfg.item_core:
@@ -151,7 +151,8 @@ def _one_of(folder: pathlib.Path, name: str) -> pathlib.Path:
   return found[0]
 
 
-def _path(given: str) -> pathlib.Path:
+def path_of(given: str) -> pathlib.Path:
+  """A path of a config: as it is, or below the folder that RECJAX_DATA names."""
   path = pathlib.Path(given).expanduser()
   root = os.environ.get("RECJAX_DATA")
   return path if path.exists() or path.is_absolute() or not root else pathlib.Path(root) / path

@@ -154,17 +154,21 @@ def test_a_mix_adds_scores_of_mean_0_and_spread_1():
   np.testing.assert_allclose(few, jnp.take_along_axis(got, some["candidates"], 1), atol=1e-5)
 
 
-def test_the_weight_is_that_of_the_better_system_on_validation():
+def test_the_weight_is_the_one_of_the_greatest_ndcg():
   first, second, params, assets = parts()
-  system = mixing.mix(first, second)
-  # Each next item is of the user's group: what content knows and popularity does not.
+  system, weights = mixing.mix(first, second), (0.0, 0.2, 0.6, 0.9, 1.0)
   valid = loader.Batches(examples.prefixes(events()), 64, max_len=T)
-  assert mixing.fit_weight(system, params, assets, valid, k=5) < 0.5
-  # Turned round, the same weight is on the other side.
-  turned = mixing.mix(second, first)
-  swap = {"first": params["second"], "second": params["first"]}
-  swapped = {"first": (), "second": assets["first"]}
-  assert mixing.fit_weight(turned, swap, swapped, valid, k=5) > 0.5
+  gains = np.zeros(len(weights))
+  for batch in (valid[i] for i in range(len(valid))):
+    asked = {name: jnp.asarray(batch[name]) for name in ("user", "history")}
+    for at, weight in enumerate(weights):
+      scores = np.asarray(system.score(params | {"weight": weight}, assets, asked))[:, 1:]
+      own = np.take_along_axis(scores, batch["target"][:, None] - 1, axis=1)
+      rank = (scores > own).sum(1)
+      gains[at] += (batch["weight"] * (rank < 5) / np.log2(rank + 2)).sum()
+  assert gains.max() > gains.min() * 1.1
+  found = mixing.fit_weight(system, params, assets, valid, k=5, weights=weights)
+  assert found == weights[gains.argmax()]
 
 
 def test_a_mixed_system_propagates_its_parts_once():

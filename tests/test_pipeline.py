@@ -16,7 +16,7 @@ CONFIG = "--config=experiments/configs/tiger_synthetic.py"
 TINY = (
   "--config.data.size=tiny",
   "--config.text.dim=16",
-  "--config.semantic_ids.sizes=(4,4)",
+  "--config.semantic_ids.quantizer.sizes=(4,4)",
   "--config.semantic_ids.collisions=16",
   "--config.model.layers=1",
   "--config.model.dim=32",

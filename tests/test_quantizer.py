@@ -263,6 +263,10 @@ def test_published_ids_are_read(tmp_path):
   np.testing.assert_array_equal(found.codes, [[-1, -1], [1, 5], [0, 2], [1, 5]])
   assert found.sizes == (2, 6) and found.sid("2") == (0, 2)
   assert found.sharing((1, 5)) == ["1", "3"]
+  chosen = found.select(["", "3", "2"])
+  np.testing.assert_array_equal(chosen.codes, [[-1, -1], [1, 5], [0, 2]])
+  with pytest.raises(DataError, match="1 items, '9' first, have no codes"):
+    found.select(["", "9"])
   with pytest.raises(KeyError, match="2 items have the codes"):
     found.item((1, 5))
   with pytest.raises(DataError, match="made elsewhere"):

@@ -10,17 +10,13 @@ the ids the folder holds `report.json`, `report.md` and `report.png`.
 
 import pathlib
 
-import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
-from recjax.data import examples, loader
 from recjax.data.errors import DataError
 from recjax.data.interactions import with_pad
 from recjax.data.readers import semantic_ids
-from recjax.semid import artefact, assign, report, rqkmeans, rqvae
-from recjax.semid.quantizer import Quantizer
-from recjax.train import loop, optim
+from recjax.semid import artefact, assign, learn, report
 
 _VECTORS = flags.DEFINE_string("vectors", None, "Item vectors [N, D], a .npy file.", required=True)
 _ITEMS = flags.DEFINE_string("items", None, "Raw item ids, one a line.", required=True)
@@ -54,7 +50,18 @@ def main(argv):
       f"{len(set(items))} of them different",
       path=_ITEMS.value,
     )
-  made = quantizer(vectors, output / "training")
+  how = learn.Config(
+    method=_METHOD.value,
+    sizes=tuple(int(size) for size in _CODES.value),
+    seed=_SEED.value,
+    balance=_BALANCE.value,
+    epochs=_EPOCHS.value,
+    batch_size=_BATCH.value,
+    rate=_RATE.value,
+    code_rate=_CODE_RATE.value,
+    ema=_EMA.value,
+  )
+  made = learn.quantizer(how, vectors, workdir=output / "training")
   policy = {
     "count_up": assign.count_up(_FURTHER.value),
     "next_free": assign.next_free,
@@ -76,39 +83,6 @@ def main(argv):
   (output / "report.md").write_text(found.table() + "\n")
   report.figure(ids.codes[1:], output / "report.png", vectors=vectors, title=_METHOD.value)
   print(f"{ids!r} in {output}\n{found.table()}")
-
-
-def quantizer(vectors: np.ndarray, workdir: pathlib.Path) -> Quantizer:
-  """Learned from all vectors by the method of the flags."""
-  sizes, key = tuple(int(size) for size in _CODES.value), jax.random.key(_SEED.value)
-  if _METHOD.value == "rqkmeans":
-    return rqkmeans.residual(vectors, sizes, key, balance=_BALANCE.value)
-  if _METHOD.value == "opq":
-    return rqkmeans.product(vectors, sizes, key)
-  cfg = rqvae.Config(dim=vectors.shape[1], codes=sizes, ema=_EMA.value)
-  source = examples.Examples({"vector": vectors})
-  batches = loader.Batches(source, _BATCH.value, max_len=1, seed=_SEED.value, epochs=None)
-  logging.info("%d steps of %d vectors", batches.per_epoch * _EPOCHS.value, _BATCH.value)
-  result = loop.fit(
-    rqvae.make(cfg),
-    (),
-    batches,
-    loop.Config(
-      steps=batches.per_epoch * _EPOCHS.value,
-      optimizer=optim.Config(
-        rate=_RATE.value,
-        schedule="linear",
-        group_rates={} if cfg.ema else {"codebooks": _CODE_RATE.value},
-      ),
-      seed=_SEED.value,
-    ),
-    workdir=workdir,
-    init_from=lambda params: rqvae.initialize(params, vectors, key),
-    fingerprint={"vectors": artefact.content_hash(vectors)},
-  )
-  if result.stopped_by is not None:
-    raise SystemExit(f"stopped by signal {result.stopped_by}; the same command goes on from there")
-  return rqvae.quantizer(result.params)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 No published figure; ours is not yet measured. Full ranking of each user's last event; what the user
 has met is left out (no one meets an item twice here).
 
-    python -m experiments.run --config=experiments/configs/text_graph_beauty.py \
-      --workdir=runs/text_graph
+    python -m experiments.run --config=experiments/configs/text_graph_beauty.py --workdir=runs/graph
 
 Hardware: 2 CPU cores.
 """

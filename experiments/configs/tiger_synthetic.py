@@ -8,6 +8,7 @@ encoder; full ranking, seen items left out (no one meets an item twice there).
 """
 
 from experiments import settings
+from recjax.semid import learn
 from recjax.systems.generative import tiger
 from recjax.train import loop, optim
 
@@ -21,7 +22,9 @@ def get_config():
     batch_size=128,
     data=settings.Data(source="synthetic", size="small", buckets=(6, 10)),
     text=settings.Text(dim=64),
-    semantic_ids=settings.SemanticIds(sizes=(32, 32), collisions=32),
+    semantic_ids=settings.SemanticIds(
+      quantizer=learn.Config(method="rqkmeans", sizes=(32, 32)), collisions=32
+    ),
     model=settings.model(
       tiger.Config,
       user_buckets=0,

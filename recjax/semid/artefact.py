@@ -90,6 +90,14 @@ class SemanticIds:
     """All items with these codes."""
     return self._sharers.get(tuple(int(c) for c in sid), [])
 
+  def select(self, items: Sequence[str]) -> SemanticIds:
+    """The ids of these items, in their order; row 0 is PAD, as in `items`."""
+    lost = [item for item in items[PAD + 1 :] if item not in self._rows]
+    if lost:
+      raise DataError(f"{len(lost)} items, {str(lost[0])!r} first, have no codes here")
+    rows = np.array([PAD, *(self._rows[item] for item in items[PAD + 1 :])])
+    return dataclasses.replace(self, items=self.items[rows], codes=self.codes[rows])
+
   def extend(self, items: Sequence[str], vectors: np.ndarray, policy: assign.Policy) -> SemanticIds:
     """With new items behind the old ones, which keep their codes."""
     if self.quantizer is None:

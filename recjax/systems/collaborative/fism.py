@@ -97,13 +97,6 @@ def make(cfg: Config) -> System:
     penalty = cfg.penalty * vectors + cfg.bias_penalty * biases
     return Loss(fit + penalty, weight, {"fit": (fit, weight), "above": (ranked, weight)})
 
-  def score(params, assets, batch):
-    met = distinct(batch["history"])
-    total, count = summed(params, met)
-    if "candidates" in batch:
-      return towards(params, total, count, met, batch["candidates"])
-    return topk.scores(every(params, batch), batch)
-
   def towards(params, total, count, met, items):
     """Scores [B, C] of `items`; one that is in the set does not speak for itself."""
     own = (items[..., None] == met[:, None]).any(-1)
@@ -118,6 +111,13 @@ def make(cfg: Config) -> System:
     # Items outside the set are done; those inside are scored again, without themselves.
     inside = towards(params, total, count, met, met)
     return scores.at[jnp.arange(len(met))[:, None], met].set(inside)
+
+  def score(params, assets, batch):
+    met = distinct(batch["history"])
+    total, count = summed(params, met)
+    if "candidates" in batch:
+      return towards(params, total, count, met, batch["candidates"])
+    return topk.scores(every(params, batch), batch)
 
   def recommend(params, assets, batch, *, k, key=None):
     return topk.rank(every(params, batch), batch, k=k)

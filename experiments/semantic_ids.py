@@ -1,0 +1,128 @@
+"""What semantic ids are worth on a catalogue, by seeds, beside ids that others published.
+
+    python -m experiments.semantic_ids --path=amazon14_p5/Beauty --encoder=lsa \\
+      --workdir=runs/ids_beauty_lsa --record=experiments/results/semantic_ids_beauty_lsa.json
+
+Each method of `recjax.semid.learn` codes the same item vectors with each seed; `sid_*.json.gz`
+beside the items are measured by the same functions. The category is the second of an item's path.
+A finished seed is not done again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+import time
+
+import numpy as np
+from absl import app, flags
+from absl import logging as absl_logging
+
+from experiments import results, settings, sources
+from recjax.data.interactions import Catalog
+from recjax.semid import artefact, learn, report
+from recjax.text import encoders, lsa, vectors
+from recjax.train import process
+from recjax.types import PAD
+
+_PATH = flags.DEFINE_string("path", None, "The folder of the items, as data.path.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Keeps vectors and training.", required=True)
+_ENCODER = flags.DEFINE_string("encoder", "lsa", "lsa, or the folder of a sentence encoder.")
+_TEMPLATE = flags.DEFINE_string("template", "{title}", "Fields of the catalogue.")
+_DIM = flags.DEFINE_integer("dim", 384, "Of lsa.", lower_bound=1)
+_METHODS = flags.DEFINE_list("methods", ["rqvae", "rqkmeans"], "Of recjax.semid.learn.")
+_EPOCHS = flags.DEFINE_integer("epochs", 60, "Of the RQ-VAE.", lower_bound=1)
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run each.")
+_RECORD = flags.DEFINE_string("record", None, "A file for the results.")
+
+LEVELS = 3  # collisions are compared before a further level
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  process.keep_freed_memory()
+  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a page a checkpoint
+  workdir = pathlib.Path(_WORKDIR.value)
+  raw = sources.read(settings.Data(source="sequences", path=_PATH.value), workdir)
+  category = second_category(raw.catalog)
+  x = _vectors(raw.catalog, workdir)[PAD + 1 :]
+  rows = {}
+  for path in sorted(sources.path_of(_PATH.value).glob("sid_*.json.gz")):
+    codes = artefact.published(path).select(raw.catalog.ids.tolist()).codes[PAD + 1 :]
+    rows[path.name.removesuffix(".json.gz")] = [_row(codes, category, x)]
+  for method in _METHODS.value:
+    rows[method] = [_seed(method, int(seed), x, category, workdir) for seed in _SEEDS.value]
+    print(method, json.dumps(rows[method], indent=1), flush=True)
+  if _RECORD.value:
+    record = {
+      "flags": {f.name: f.value for f in flags.FLAGS.get_key_flags_for_module("__main__")},
+      "date": datetime.date.today().isoformat(),
+      "hardware": results.hardware(),
+      "vectors_sha256": artefact.content_hash(x),
+      "ids": rows,
+    }
+    pathlib.Path(_RECORD.value).write_text(json.dumps(record, indent=1) + "\n")
+  print(table(rows))
+
+
+def second_category(catalog: Catalog) -> np.ndarray:
+  """[I - 1] the second category of each item's path, "" where there is none."""
+  return np.array([c[1] if len(c) > 1 else "" for c in catalog["categories"][PAD + 1 :]])
+
+
+def table(rows: dict[str, list[dict]]) -> str:
+  """Markdown: a row a method, means over the seeds."""
+  names = ["purity", "collisions", "perplexity", "dead_codes", "reconstruction", "seconds"]
+  lines = [f"| ids | {' | '.join(names)} | seeds |", "|---" * (len(names) + 2) + "|"]
+  for name, found in rows.items():
+    cells = []
+    for metric in names:
+      values = [row[metric] for row in found if row.get(metric) is not None]
+      if not values:
+        cells.append("")
+        continue
+      spread = f" ({min(values):.4g} to {max(values):.4g})" if len(values) > 1 else ""
+      cells.append(f"{np.mean(values):.4g}{spread}")
+    lines.append(f"| {name} | {' | '.join(cells)} | {len(found)} |")
+  return "\n".join(lines)
+
+
+def _vectors(catalog: Catalog, workdir: pathlib.Path) -> np.ndarray:
+  if _ENCODER.value == "lsa":
+    encoder = lsa.fit(vectors.render(catalog, _TEMPLATE.value)[PAD + 1 :], dim=_DIM.value)
+  else:
+    encoder = encoders.load(_ENCODER.value)
+  return vectors.item_vectors(catalog, _TEMPLATE.value, encoder, cache=workdir / "vectors")
+
+
+def _seed(method: str, seed: int, x, category, workdir: pathlib.Path) -> dict:
+  folder = workdir / f"{method}_{_EPOCHS.value}_{seed}"
+  done = folder / "row.json"
+  if done.exists():
+    return json.loads(done.read_text())
+  began = time.perf_counter()
+  cfg = learn.Config(method=method, seed=seed, epochs=_EPOCHS.value)
+  made = learn.quantizer(cfg, x, workdir=folder)
+  seconds = time.perf_counter() - began
+  row = {"seed": seed, **_row(made.encode(x), category, x, made), "seconds": round(seconds, 1)}
+  folder.mkdir(parents=True, exist_ok=True)
+  done.write_text(json.dumps(row))
+  return row
+
+
+def _row(codes: np.ndarray, category, x, made=None) -> dict:
+  found = report.measure(codes[:, :LEVELS], category=category, vectors=x, quantizer=made)
+  return {
+    "purity": found.purity[0],  # of the category given the first code
+    "collisions": found.collisions,
+    "perplexity": found.perplexity[0],
+    "dead_codes": sum(found.sizes) - sum(found.used),
+    "neighbours": found.neighbours[0],
+    "reconstruction": found.reconstruction,
+  }
+
+
+if __name__ == "__main__":
+  app.run(main)

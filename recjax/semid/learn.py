@@ -1,0 +1,76 @@
+"""Item vectors -> a quantiser, by any of the methods: what scripts and experiments share.
+
+Unlike the rest of `semid` this stands above `recjax.train`, whose loop trains the RQ-VAE.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from recjax.data import examples, loader
+from recjax.semid import artefact, rqkmeans, rqvae
+from recjax.semid.quantizer import Quantizer
+from recjax.train import loop, optim
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """How vectors become codes."""
+
+  method: str = "rqvae"  # rqvae, rqkmeans, or opq (codes in parallel)
+  sizes: tuple[int, ...] = (256, 256, 256)  # codes of each level
+  seed: int = 0
+  balance: float = 0.0  # softness of RQ-KMeans' balance; 0: none
+  epochs: int = 300  # this and what follows are the RQ-VAE's
+  batch_size: int = 1024
+  rate: float = 1e-3  # falls to 0
+  code_rate: float = 5.0  # of codebooks that follow the gradient, times the rate
+  ema: float = 0.0  # decay of codebooks that are running means; 0: they follow the gradient
+
+
+def quantizer(
+  cfg: Config, vectors: np.ndarray, *, workdir: str | os.PathLike | None = None
+) -> Quantizer:
+  """Learned from vectors [N, D], none for PAD; the training of an RQ-VAE is kept in `workdir`."""
+  key = jax.random.key(cfg.seed)
+  methods: dict[str, Callable[[], Quantizer]] = {
+    "rqvae": lambda: _rqvae(cfg, vectors, workdir),
+    "rqkmeans": lambda: rqkmeans.residual(vectors, cfg.sizes, key, balance=cfg.balance),
+    "opq": lambda: rqkmeans.product(vectors, cfg.sizes, key),
+  }
+  if cfg.method not in methods:
+    raise ValueError(f"no method {cfg.method!r}; there is {', '.join(methods)}")
+  return methods[cfg.method]()
+
+
+def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
+  key = jax.random.key(cfg.seed)
+  model = rqvae.Config(dim=vectors.shape[1], codes=cfg.sizes, ema=cfg.ema)
+  source = examples.Examples({"vector": vectors})
+  batches = loader.Batches(source, cfg.batch_size, max_len=1, seed=cfg.seed, epochs=None)
+  train = loop.Config(
+    steps=batches.per_epoch * cfg.epochs,
+    optimizer=optim.Config(
+      rate=cfg.rate,
+      schedule="linear",
+      group_rates={} if cfg.ema else {"codebooks": cfg.code_rate},
+    ),
+    seed=cfg.seed,
+  )
+  result = loop.fit(
+    rqvae.make(model),
+    (),
+    batches,
+    train,
+    workdir=workdir,
+    init_from=lambda params: rqvae.initialize(params, vectors, key),
+    fingerprint={"vectors": artefact.content_hash(vectors)},
+  )
+  if result.stopped_by is not None:
+    raise SystemExit(f"stopped by signal {result.stopped_by}; the same command goes on from there")
+  return rqvae.quantizer(result.params)
