@@ -192,8 +192,11 @@ class Run:
     return catalog["title"] if "title" in catalog.fields else catalog.ids
 
   def _batches(self, found, size: int, seed: int) -> loader.Batches:
-    widths = [*self.data.buckets, self.data.max_len]
-    return loader.Batches(found, size, max_len=widths, seed=seed, epochs=None)
+    return loader.Batches(found, size, max_len=self._widths, seed=seed, epochs=None)
+
+  @property
+  def _widths(self) -> list[int]:
+    return [*self.data.buckets, self.data.max_len]
 
   def _suites(
     self, name: str, system: System, before: Interactions, events: Interactions
@@ -207,7 +210,7 @@ class Run:
     found = self.task.asked(self.raw, before, events)
     if self.evaluation.deny_seen:
       found = examples.deny_seen(found)
-    return loader.Batches(found, self.evaluation.batch_size, max_len=self.data.max_len)
+    return loader.Batches(found, self.evaluation.batch_size, max_len=self._widths)
 
 
 def run(

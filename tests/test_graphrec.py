@@ -1,5 +1,7 @@
 """GraphRec: absent neighbours are nobody, and the rating predicted is never read."""
 
+import functools
+
 import blocks
 import chex
 import jax
@@ -24,13 +26,14 @@ def log(users=8, items=6, count=26, seed=0):
   return x, interactions.Links(row, np.roll(row, -1), x.users)
 
 
+@functools.cache
 def made(**fields):
   x, links = log()
   sizes = {"dim": 8, "neighbours": 8, "friends": 3}
   cfg = graphrec.Config(x.num_users, x.num_items, **{**sizes, **fields})
   system, assets = graphrec.make(cfg), graphrec.assets(cfg, x, links)
   params = system.init(jax.random.key(1), assets, {})
-  return system, assets, params
+  return system._replace(score=jax.jit(system.score)), assets, params
 
 
 def rated(system, assets, params, user, item):
@@ -73,7 +76,7 @@ def test_no_learning_step_reads_the_rating_that_it_predicts():
   x, _ = log()
   one = {"user": x.user[:1], "target": x.item[:1], "ratings": x.rating[:1], "weight": np.ones(1)}
   batch = jax.tree.map(jnp.asarray, one)
-  grad = jax.value_and_grad(lambda p, a: system.loss(p, a, batch, jax.random.key(0)).sum)
+  grad = jax.jit(jax.value_and_grad(lambda p, a: system.loss(p, a, batch, jax.random.key(0)).sum))
   changed = reopined(assets, int(x.user[0]), int(x.item[0]))
   chex.assert_trees_all_equal(grad(params, assets), grad(params, changed))
 
@@ -107,7 +110,8 @@ def test_someone_without_ratings_or_friends_gets_a_finite_answer_and_gradient():
   empty = {k: v if k == "mean" else jnp.zeros_like(v) for k, v in assets.items()}
   columns = {"user": [1, 2], "target": [1, 3], "ratings": [3.0, 4.0], "weight": [1.0, 1.0]}
   batch = {k: jnp.asarray(v) for k, v in columns.items()}
-  grad = jax.grad(lambda p: system.loss(p, empty, batch, jax.random.key(0)).sum)(params)
+  gradient = jax.jit(jax.grad(lambda p: system.loss(p, empty, batch, jax.random.key(0)).sum))
+  grad = gradient(params)
   chex.assert_tree_all_finite((grad, system.score(params, empty, {"user": batch["user"]})[:, 1:]))
 
 
@@ -172,17 +176,18 @@ def error(system, assets, params, held):
   return float(np.sqrt(np.square(score(params, assets, asked)[:, 0] - held.rating).mean()))
 
 
-def test_ratings_of_like_minded_users_are_predicted():
+def test_kind_users_and_good_items_are_told_by_their_ratings():
   rng = np.random.default_rng(0)
   user, item = np.divmod(rng.permutation(40 * 20), 20)
-  rating = np.where(user % 2 == item % 2, 5.0, 1.0)  # two camps
+  rating = 1.0 + 2 * (user % 2) + 2 * (item % 2)
   x = interactions.from_columns(user, item, rating=rating)
   train, held = x.take(np.arange(800) < 600), x.take(np.arange(800) >= 600)
   links = interactions.Links(np.array([1]), np.array([2]), x.users)
   cfg = graphrec.Config(x.num_users, x.num_items, dim=16, neighbours=10, friends=1, dropout=0.0)
   system, assets = graphrec.make(cfg), graphrec.assets(cfg, train, links)
-  params = blocks.learned(system, assets, examples.events(train), steps=150, rate=3e-3)
-  assert error(system, assets, params, held) < 0.5  # the mean's error is 2
+  params = blocks.learned(system, assets, examples.events(train), steps=200, rate=3e-3)
+  # The mean's error is 2 ** 0.5, that of the item's or the user's mean alone is 1.
+  assert error(system, assets, params, held) < 0.7
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def test_an_event_repeated_counts_once():
 
 def test_it_finds_what_was_withheld_of_a_block():
   train, _ = blocks.log()
-  system = ials.make(ials.Config(train.num_items, dim=8))
+  system = ials.make(ials.Config(train.num_items, dim=blocks.BLOCKS))  # the pattern's rank
   assert blocks.found(system, (), system.fit((), train)) > 0.9
 
 

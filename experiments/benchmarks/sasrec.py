@@ -98,11 +98,7 @@ def our_epoch(batches: Batches) -> Callable[[], object]:
   optimizer = optim.make(optim.Config(rate=1e-3, clip=None), 1, system)
   placed = [mesh.put_batch(batch, devices) for batch in batches]
   state = loop.fresh(system, optimizer, (), placed[0], loop.Config(steps=1), devices, ())
-  one = jax.jit(
-    step.make_step(system, optimizer),
-    donate_argnums=0,
-    compiler_options=dict(process.train_options()),
-  )
+  one = jax.jit(step.make_step(system, optimizer), donate_argnums=0)
   kept = {"state": state}
 
   def run():

@@ -42,6 +42,7 @@ def get_config():
       eval_every=500,
       save_every=500,
       best="valid/ndcg@10",
+      fused_products=True,
     ),
     evaluation=settings.Evaluation(
       deny_seen=True, by_score=False, baselines=("popularity", "item_knn")

@@ -30,16 +30,19 @@ class Block(nn.Module):
   std: float | None = None  # of normal kernels; None: Xavier uniform
 
   @nn.compact
-  def __call__(self, x: Array, where: Array, *, train: bool) -> Array:
-    """x [B, T, D]; where [B or 1, 1, T or 1, T], True where a query (third axis) may look."""
+  def __call__(self, x: Array, where: Array, *, train: bool, last: bool = False) -> Array:
+    """x [B, T, D]; where [B or 1, 1, T or 1, T], True where a query (third axis) may look.
+
+    With `last` only the last place is asked, which makes [B, 1, D].
+    """
     width = x.shape[-1]
     if width % self.heads:
       raise ValueError(f"a width of {width} does not divide into {self.heads} heads")
 
     def attend(y):
       query, key, value = (
-        attention.split_heads(self._dense(width, name)(y), self.heads)  # [B, H, T, D / H]
-        for name in ("query", "key", "value")
+        attention.split_heads(self._dense(width, name)(of), self.heads)  # [B, H, T, D / H]
+        for name, of in (("query", y[:, -1:] if last else y), ("key", y), ("value", y))
       )
       weigh = Dropout(self.attention_dropout, name="attention_dropout")
       y = attention.attend(
@@ -47,7 +50,7 @@ class Block(nn.Module):
         key,
         value,
         scale=(width // self.heads) ** -0.5,
-        where=where,
+        where=where[:, :, -1:] if last else where,
         dropout=lambda w: weigh(w, train=train),
       )
       return self._dense(width, "out")(attention.merge_heads(y))
@@ -59,6 +62,7 @@ class Block(nn.Module):
     for name, change in (("attention_norm", attend), ("ff_norm", widen)):
       norm = nn.LayerNorm(self.eps, name=name)
       y = Dropout(self.dropout)(change(norm(x) if self.norm_first else x), train=train)
+      x = x[:, -1:] if last else x
       x = x + y if self.norm_first else norm(x + y)
     return x
 
@@ -86,7 +90,8 @@ class Encoder(nn.Module):
   std: float | None = None
 
   @nn.compact
-  def __call__(self, x: Array, where: Array, *, train: bool) -> Array:
+  def __call__(self, x: Array, where: Array, *, train: bool, last: bool = False) -> Array:
+    """[B, T, D]; with `last` the last place alone, [B, 1, D], at less work in the last block."""
     for i in range(self.layers):
       x = Block(
         self.heads,
@@ -98,5 +103,5 @@ class Encoder(nn.Module):
         self.eps,
         self.std,
         name=f"block_{i}",
-      )(x, where, train=train)
+      )(x, where, train=train, last=last and i == self.layers - 1)
     return nn.LayerNorm(self.eps, name="norm")(x) if self.norm_first else x

@@ -42,6 +42,7 @@ class Config:
   fuse: int = 1  # steps a call; for models so small that dispatch binds them
   ema: float = 0.0  # decay of the running mean of parameters that is evaluated; 0: none
   compute_dtype: str | None = None  # "bfloat16": parameters are cast for the loss
+  fused_products: bool = False  # on a CPU, see `process.FUSED_PRODUCTS`: for T5-sized layers
   skip_bad: bool = False  # leave out updates that are not finite, instead of stopping
   max_loss: float = 1e6  # a mean loss beyond this has exploded
   log_every: int = 100
@@ -212,7 +213,8 @@ class _Compiled:
       compute_dtype=cfg.compute_dtype,
       skip_bad=cfg.skip_bad,
     )
-    options = {"donate_argnums": 0, "compiler_options": dict(process.train_options())}
+    fused = process.train_options() if cfg.fused_products else {}
+    options = {"donate_argnums": 0, "compiler_options": dict(fused)}
     self._one, self._many = jax.jit(one, **options), jax.jit(steps.fuse(one), **options)
     self._made: dict[Any, Callable] = {}
     self._meter = meter

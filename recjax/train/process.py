@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import jax
 
-# XLA's products of matrices on a CPU left to one library: once a faster training step, now about
-# even (BUILD_NOTES.md); decoding a few tokens gets slower. For `jax.jit(step,
-# compiler_options=FUSED_PRODUCTS)`; a backend other than the CPU refuses it.
+# XLA's products of matrices on a CPU left to one library. Measured on 2 cores: a training step of
+# TIGER's T5 1.2 times faster, one of SASRec with its softmax over a catalogue 1.3 times slower, and
+# so is decoding a few tokens. For `jax.jit(step, compiler_options=FUSED_PRODUCTS)`; a backend other
+# than the CPU refuses it.
 FUSED_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, in glibc's malloc.h
@@ -48,7 +49,7 @@ def host_devices(count: int) -> None:
 
 @functools.cache
 def train_options() -> Mapping[str, str]:
-  """Compiler options for a training step on this backend; empty where there are none to gain."""
+  """FUSED_PRODUCTS where the backend is a CPU whose XLA knows them; else nothing."""
   if jax.default_backend() != "cpu":
     return {}
   try:

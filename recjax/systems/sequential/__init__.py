@@ -1,0 +1,1 @@
+"""Recommenders that read a history in its order."""

@@ -64,8 +64,8 @@ class SASRec(nn.Module):
     self.encoder = transformer.Encoder(cfg.layers, cfg.heads, cfg.ff, cfg.dropout)
     self.dropout = Dropout(cfg.dropout)
 
-  def __call__(self, history: Array, *, train: bool) -> Array:
-    """[B, T, D]: the state at each place, which has seen the items up to there."""
+  def __call__(self, history: Array, *, train: bool, last: bool = False) -> Array:
+    """[B, T, D]: the state at each place, which has seen the items up to there; or the last."""
     length = history.shape[1]
     if length > self.cfg.max_len:
       raise ValueError(
@@ -75,15 +75,13 @@ class SASRec(nn.Module):
     there = history != PAD
     x = self.items[history] * math.sqrt(self.cfg.dim) + self.positions[:length][::-1][None]
     x = self.dropout(jnp.where(there[..., None], x, 0), train=train)
-    return self.encoder(x, attention.causal(length) & attention.as_mask(there), train=train)
+    return self.encoder(
+      x, attention.causal(length) & attention.as_mask(there), train=train, last=last
+    )
 
 
 def make(cfg: Config) -> System:
   model = SASRec(cfg)
-
-  def states(params, batch, key=None):
-    rngs = None if key is None else {"dropout": key}
-    return model.apply({"params": params}, batch["history"], train=key is not None, rngs=rngs)
 
   def init(key, assets, batch):
     return model.init(key, batch["history"], train=False)["params"]
@@ -92,7 +90,9 @@ def make(cfg: Config) -> System:
     target, table = batch["next"], params["items"]
     where = (target != PAD) & (batch["weight"] > 0)[:, None]
     dropout_key, key = jax.random.split(key)
-    x = states(params, batch, dropout_key)  # [B, T, D]
+    x = model.apply(
+      {"params": params}, batch["history"], train=True, rngs={"dropout": dropout_key}
+    )  # [B, T, D]
     if not cfg.negatives and "candidates" not in batch:
       return Loss(*losses.linear_softmax_xent(x, table[1:], target - 1, where))
     others = _negatives(cfg, batch, key)  # [B, T or 1, N]
@@ -110,17 +110,17 @@ def make(cfg: Config) -> System:
     log_q = jnp.full(logits.shape, math.log(others.shape[-1] / (cfg.num_items - 2)))
     return Loss(*losses.sampled_softmax_xent(positive, logits, where, log_q_negatives=log_q))
 
+  def embed(params, assets, batch):
+    return model.apply({"params": params}, batch["history"], train=False, last=True)[:, 0]
+
   def every(params, batch):
-    return states(params, batch)[:, -1] @ params["items"].T  # [B, I]
+    return embed(params, (), batch) @ params["items"].T  # [B, I]
 
   def score(params, assets, batch):
     return topk.scores(every(params, batch), batch)
 
   def recommend(params, assets, batch, *, k, key=None):
     return topk.rank(every(params, batch), batch, k=k)
-
-  def embed(params, assets, batch):
-    return states(params, batch)[:, -1]
 
   return System(init, loss, recommend=recommend, score=score, embed=embed)
 
