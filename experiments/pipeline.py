@@ -19,7 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import assembly, results, settings, sources, tasks
+from experiments import assembly, report, results, settings, sources, tasks
 from recjax.data import examples, interactions, loader, splits, storage
 from recjax.data.interactions import Interactions
 from recjax.semid import artefact, assign, learn
@@ -171,14 +171,32 @@ class Run:
         ranked = jax.device_get(recommend(params, assets, question, k=k))
         for row in np.flatnonzero(batch["weight"] > 0):
           shown = ranked.ids[row][ranked.ids[row] != PAD]
+          met = batch["history"][row]
           record = {
             "user": users[batch["user"][row]],
+            "history": items[met[met != PAD]].tolist(),
             "items": items[shown].tolist(),
             "titles": titles[shown].tolist(),
             "scores": [round(float(s), 4) for s in ranked.scores[row][: len(shown)]],
           }
           file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path.with_suffix(".part").replace(path)
+
+  def shown(self, recommendations: pathlib.Path, count: int = 12) -> list[dict[str, Any]]:
+    """Some users, evenly spread: titles of what they met, were recommended, and met next."""
+    lines = recommendations.read_text().splitlines()
+    of_id = dict(zip(self.raw.catalog.ids.tolist(), self._titles().tolist(), strict=True))
+    test = self.split.test
+    following = dict(
+      zip(test.users[test.user].tolist(), test.items[test.item].tolist(), strict=True)
+    )
+    users = []
+    for at in np.linspace(0, len(lines) - 1, min(count, len(lines))).astype(int):
+      record = json.loads(lines[at])
+      met = [of_id[item] or item for item in record["history"]]
+      after = following[record["user"]]
+      users.append({**record, "history": met, "next": of_id[after] or after})
+    return users
 
   def folder(self, seed: int) -> pathlib.Path:
     return self.workdir / f"seed_{seed}"
@@ -254,7 +272,23 @@ def run(
     for title, score in zip(first["titles"], first["scores"], strict=True):
       print(f"  {score:8.3f}  {title}")
     print(f"\nAll recommendations are in {path}.")
+  if (workdir / "results.json").exists():
+    _report(job, name)
+    print(f"The run on one page: {workdir / 'report.html'}")
   return table
+
+
+def _report(job: Run, name: str) -> None:
+  on_ids, shown = "semantic_ids" in job.config, job.workdir / "recommendations.jsonl"
+  report.write(
+    job.workdir / "report.html",
+    title=name,
+    record=json.loads((job.workdir / "results.json").read_text()),
+    curves=report.curves_of({f"seed {seed}": job.folder(seed) for seed in job.config.seeds}),
+    codes=job.ids.codes[PAD + 1 :] if on_ids else None,
+    vectors=job.vectors[PAD + 1 :] if on_ids and job.ids.quantizer is not None else None,
+    users=job.shown(shown) if shown.exists() else (),
+  )
 
 
 def _compared(job: Run) -> dict[str, list[dict[str, float]]]:

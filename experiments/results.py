@@ -13,6 +13,7 @@ import pathlib
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -27,7 +28,7 @@ PUBLISHED = pathlib.Path(__file__).parent / "published.json"
 
 def write(
   path: pathlib.Path, config: ml_collections.ConfigDict, table: Table, seconds: float
-) -> None:
+) -> dict[str, Any]:
   """The config and its hash, the metrics of every seed and their spread, duration, hardware."""
   plain = json.loads(config.to_json_best_effort())
   record = {
@@ -40,6 +41,7 @@ def write(
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(record, indent=1) + "\n")
+  return record
 
 
 def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
@@ -62,7 +64,7 @@ def render(table: Table) -> str:
   metrics = sorted({metric for row in means.values() for metric in row})
   lines = ["".join([f"{'':18}", *(f"{m:>18}" for m in metrics)])]
   for name, row in means.items():
-    cells = (f"{_cell(row[m]):>18}" if m in row else f"{'':18}" for m in metrics)
+    cells = (f"{cell(row[m]):>18}" if m in row else f"{'':18}" for m in metrics)
     lines.append("".join([f"{name:18}", *cells]))
   return "\n".join(lines)
 
@@ -80,7 +82,7 @@ def markdown(folder: pathlib.Path = FOLDER) -> str:
     found = record["systems"][system]
     wanted = published.get(path.stem, {})
     shown = [m for m in found["mean"] if m in wanted] or list(found["mean"])
-    measured = ", ".join(f"{m} {_cell(found['mean'][m])}" for m in shown)
+    measured = ", ".join(f"{m} {cell(found['mean'][m])}" for m in shown)
     theirs = ", ".join(f"{m} {wanted[m]:.4f}" for m in shown if m in wanted)
     if "source" in wanted:
       theirs = f"{theirs} ({wanted['source']})"
@@ -110,7 +112,8 @@ def _cpu_model() -> str:
   return platform.processor() or platform.machine()
 
 
-def _cell(value: Mapping[str, float]) -> str:
+def cell(value: Mapping[str, float]) -> str:
+  """A mean and, of several seeds, the half-width of its interval."""
   spread = f" ± {value['half_width']:.4f}" if "half_width" in value else ""
   return f"{value['mean']:.4f}{spread}"
 

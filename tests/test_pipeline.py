@@ -43,7 +43,10 @@ def test_raw_files_to_recommendations_and_back_where_it_was(tmp_path):
   lines = (tmp_path / "run" / "recommendations.jsonl").read_text().splitlines()
   shown = [json.loads(line) for line in lines]
   assert len(shown) == 100 and all(len(set(r["items"])) == 10 for r in shown)
-  assert all(r["titles"][0] for r in shown)
+  assert all(r["titles"][0] and r["history"] for r in shown)
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert page.count("<img") == 2 and page.count('class="user"') == 12
+  assert "http" not in page  # nothing is fetched: the page holds all it shows
   again = launch(workdir, *TINY)
   assert again.stdout == first.stdout
   assert "semantic ids: unchanged" in again.stderr and "goes on from step 40" in again.stderr

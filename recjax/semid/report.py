@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import matplotlib.backends.backend_agg
 import matplotlib.figure
@@ -152,7 +153,11 @@ def neighbours(codes: np.ndarray, vectors: np.ndarray, *, sample: int = 2000) ->
 
 
 def figure(
-  codes: np.ndarray, path: str | os.PathLike, *, vectors: np.ndarray | None = None, title: str = ""
+  codes: np.ndarray,
+  path: str | os.PathLike | BinaryIO,
+  *,
+  vectors: np.ndarray | None = None,
+  title: str = "",
 ) -> None:
   """Draws code use, sizes of the prefix tree and, given vectors, a map coloured by first code."""
   drawn = matplotlib.figure.Figure(figsize=(15, 4.5), layout="constrained")
