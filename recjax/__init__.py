@@ -5,9 +5,13 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
-  "data", "decode", "losses", "metrics", "nn", "semid", "systems", "text", "train", "types",
+  "data", "decode", "losses", "metrics", "nn", "recommender", "semid", "systems", "text", "train",
+  "types",
 )  # fmt: skip
-_NAMES = {"System": "types", "Loss": "types", "Ranked": "types", "PAD": "types"}
+_NAMES = {
+  "System": "types", "Loss": "types", "Ranked": "types", "PAD": "types",
+  "Recommender": "recommender",
+}  # fmt: skip
 
 __all__ = [*_SUBPACKAGES, *_NAMES]
 

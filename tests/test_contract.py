@@ -129,13 +129,50 @@ def social_setup(module):
 
 
 # name -> (module) -> (config, assets), where a config needs more than the number of items.
-SETUPS = {"graphrec": social_setup, "neumf": tower_setup, "mf": users_setup, "content": content_setup, "hybrid": hybrid_setup, "text_graph": users_text_and_graph_setup, "lightgcn": users_and_graph_setup, "fdsa": attributes_setup, "s3rec": attributes_setup, "bert4rec": sequential_setup, "caser": windowed_setup, "gru4rec": recurrent_setup, "sasrec": sequential_setup, "tiger": tiger_setup}
+SETUPS = {
+  "graphrec": social_setup,
+  "neumf": tower_setup,
+  "mf": users_setup,
+  "content": content_setup,
+  "hybrid": hybrid_setup,
+  "text_graph": users_text_and_graph_setup,
+  "lightgcn": users_and_graph_setup,
+  "fdsa": attributes_setup,
+  "s3rec": attributes_setup,
+  "bert4rec": sequential_setup,
+  "caser": windowed_setup,
+  "gru4rec": recurrent_setup,
+  "sasrec": sequential_setup,
+  "tiger": tiger_setup,
+}
 # name -> (train) -> examples to learn from, where they are not one prefix a row.
-EXAMPLES = {"graphrec": rated, "neumf": examples.events, "fism": whole, "mf": examples.events, "text_graph": examples.events, "lightgcn": examples.events, "fdsa": whole, "s3rec": whole, "bert4rec": whole, "gru4rec": whole, "sasrec": whole}
+EXAMPLES = {
+  "graphrec": rated,
+  "neumf": examples.events,
+  "fism": whole,
+  "mf": examples.events,
+  "text_graph": examples.events,
+  "lightgcn": examples.events,
+  "fdsa": whole,
+  "s3rec": whole,
+  "bert4rec": whole,
+  "gru4rec": whole,
+  "sasrec": whole,
+}
 # name -> (steps, learning rate), where the default does not suit.
-TRAINING = {"graphrec": (50, 1e-2), "neumf": (300, 1e-2), "fism": (300, 1e-2), "mf": (300, 1e-2), "hybrid": (200, 1e-2), "text_graph": (300, 1e-2), "lightgcn": (300, 1e-2), "fdsa": (300, 3e-3), "s3rec": (300, 3e-3), "gru4rec": (300, 1e-2), "sasrec": (200, 3e-3)}
-# What each must reach on the planted walk: 1 for what reads order, less for what cannot.
-REACHES = {"graphrec": 0.0, "neumf": 0.2, "fism": 0.2, "ials": 0.2, "mf": 0.2, "content": 0.6, "text_graph": 0.2, "user_knn": 0.25, "lightgcn": 0.2, "popularity": 0.0, "item_knn": 0.4}
+TRAINING = {
+  "fism": (150, 1e-2),
+  "graphrec": (30, 1e-2),
+  "gru4rec": (200, 1e-2),
+  "hybrid": (150, 1e-2),
+  "lightgcn": (200, 1e-2),
+  "mf": (200, 1e-2),
+  "neumf": (250, 1e-2),
+  "text_graph": (200, 1e-2),
+  "tiger": (600, 3e-3),
+}
+# What each must reach on the planted walk, where it is not asked to find the next item.
+REACHES = {"graphrec": 0.0, "popularity": 0.0}
 
 
 @pytest.fixture(scope="module", params=sorted(SYSTEMS))
@@ -155,7 +192,7 @@ def made(request):
   if system.fit is not None:
     params = loop.solve(system, assets, split.train, mesh=one).params
   else:
-    steps, rate = TRAINING.get(name, (600, 3e-3))
+    steps, rate = TRAINING.get(name, (200, 3e-3))
     cfg = loop.Config(steps=steps, optimizer=optim.Config(rate=rate, schedule="cosine"))
     params = loop.fit(system, assets, train, cfg, mesh=one).params
   batch = loader.Batches(examples.next_events(split.train, split.valid), 32, max_len=MAX_LEN)[0]
@@ -176,7 +213,8 @@ def question(batch):
 
 def test_it_learns_a_planted_pattern(made):
   name, system, assets, params, batch, learned = made
-  hit = system.recommend(params, assets, question(batch), k=5).ids == batch["target"][:, None]
+  asked = question(batch) | {"deny": batch["history"]}  # no walk meets an item twice
+  hit = system.recommend(params, assets, asked, k=5).ids == batch["target"][:, None]
   assert float(hit.any(1).mean()) >= REACHES.get(name, 0.9)
 
 

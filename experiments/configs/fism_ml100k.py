@@ -4,6 +4,8 @@ Claim: above popularity and item-kNN; not yet measured. All items of a user's wi
 are learned at once, each from the others.
 
     python -m experiments.run --config=experiments/configs/fism_ml100k.py --workdir=runs/fism
+
+Hardware: 2 CPU cores.
 """
 
 from experiments import settings

@@ -5,6 +5,8 @@ smaller); not yet measured. Batch 128 at 1e-3 as in the paper, whose optimiser i
 Adam.
 
     python -m experiments.run --config=experiments/configs/graphrec_ciao.py --workdir=runs/graphrec
+
+Hardware: 2 CPU cores.
 """
 
 from experiments import settings

@@ -4,6 +4,8 @@ Claim: above the mean rating and biased MF; not yet measured. Batch 128 at
 1e-3 as in the paper, whose optimiser is RMSprop; ours is Adam. RMSE and MAE of the test ratings.
 
     python -m experiments.run --config=experiments/configs/graphrec_toy.py --workdir=runs/graphrec
+
+Hardware: 2 CPU cores.
 """
 
 from experiments import settings

@@ -4,6 +4,8 @@ Claim: a strong plain baseline beside LightGCN's Recall@20 .1824 and NDCG@20 .15
 measured. Full ranking, what the user met in training left out.
 
     python -m experiments.run --config=experiments/configs/ials_gowalla.py --workdir=runs/ials
+
+Hardware: 2 CPU cores.
 """
 
 from experiments import settings

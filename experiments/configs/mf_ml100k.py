@@ -3,6 +3,8 @@
 Claim: above popularity and item-kNN; not yet measured.
 
     python -m experiments.run --config=experiments/configs/mf_ml100k.py --workdir=runs/mf
+
+Hardware: 2 CPU cores.
 """
 
 from experiments import settings

@@ -5,6 +5,8 @@ paper: batch 256, Adam at 1e-3, 4 negatives a positive. This config trains NeuMF
 `neumf.fuse` of `neumf.make_gmf` and `neumf.make_mlp`, trained alike, gives the paper's start.
 
     python -m experiments.run --config=experiments/configs/neumf_ml1m.py --workdir=runs/neumf
+
+Hardware: 2 CPU cores.
 """
 
 from experiments import settings

@@ -1,0 +1,282 @@
+"""Questions in words, made when a batch is gathered: a mixture of tasks as a source of batches.
+
+What instance i is (its task, its example, its prompt, the negatives it shows) follows from (data,
+config, i) alone, so only what a batch holds is ever text. Of n instances each task has its share by
+weight, to the nearest; a task with fewer examples than that goes round again, prompts and
+negatives drawn anew, and of one with more a part is drawn without replacement. An epoch of a
+loader repeats these instances: `size` may be that of a whole run.
+
+A batch: source [B, S] and its whole words [B, S] (see `whole_words`), target [B, T]. `asked` brings
+the true item or rating in place of the target, which is what evaluation wants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from recjax.data import negatives
+from recjax.data.errors import DataError
+from recjax.data.interactions import Interactions
+from recjax.data.ragged import Ragged
+from recjax.text import vocab as vocabularies
+from recjax.text import whole_words
+from recjax.text.indexing import Index
+from recjax.text.prompts import Prompt, Text
+from recjax.text.questions import Questions
+from recjax.text.vocab import SentencePieces
+from recjax.types import PAD
+
+LIKED = 4.0  # stars from which on a user likes an item
+_FROM_DATA = {"history", "rating", "review", "summary", "explanation", "feature"}
+_CHUNK = 1024  # instances put into words at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """How much a prompt holds, and how often each task comes."""
+
+  target_len: int = 64  # tokens of an answer
+  max_history: int = 20  # the last items of a history
+  review_words: int = 100  # the first words of a review
+  candidates: int = 20  # items to choose from, the true one among them
+  # task -> how often it comes, beside the others; {}: every example once
+  weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  size: int = 0  # instances an epoch of the weighted mixture; 0: as many as there are examples
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Domain:
+  """How the items and users of a shop are written, and what its users have met."""
+
+  items: Sequence[str]  # [I] each a word of its own; row PAD ""
+  users: Sequence[str]  # [U]
+  titles: Sequence[str]  # [I], the item as it is written where it has no title
+  unmet: negatives.Sampler
+
+
+def domain(train: Interactions, index: Index, titles: Sequence[str] | None = None) -> Domain:
+  """Items by their index, users by numbers; negatives are what a user did not meet in `train`."""
+  if len(index.tokens) != train.num_items:
+    raise DataError(
+      f"the index has {len(index.tokens) - 1} items, the events {train.num_items - 1}",
+      remedy="Index the items of these events.",
+    )
+  if titles is not None and len(titles) != train.num_items:
+    raise DataError(
+      f"there are titles of {len(titles) - 1} items, the events have {train.num_items - 1}",
+      remedy="Bring the catalogue in their order, see interactions.align.",
+    )
+  items = ["".join(index.vocab[t] for t in row if t != PAD) for row in index.tokens.tolist()]
+  named = items if titles is None else [_plain(t) or i for t, i in zip(titles, items, strict=True)]
+  users = ["", *vocabularies.numbered("user", train.num_users - 1, first=1)]
+  return Domain(items, users, named, negatives.uniform(negatives.Positives.of(train)))
+
+
+def vocabulary(words: SentencePieces, index: Index, num_users: int) -> SentencePieces:
+  """The vocabulary with the tokens of users and items that it does not have yet."""
+  known = set(words.added)
+  users = vocabularies.numbered("user", num_users - 1, first=1)
+  items = [token for token in index.vocab[1:] if token.startswith("<")]
+  return words.add(token for token in (*users, *items) if token not in known)
+
+
+class Instance(NamedTuple):
+  prompt: Prompt
+  values: Mapping[str, str]  # field -> what stands in its place
+  text: Text
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Instances:
+  """A source for `data.loader`: E instances of a mixture of tasks."""
+
+  questions: Sequence[Questions]  # each of its own task
+  prompts: Sequence[Prompt]
+  domain: Domain
+  words: SentencePieces
+  cfg: Config = Config()
+
+  def __post_init__(self):
+    tasks = [q.task for q in self.questions]
+    if not tasks or len(set(tasks)) < len(tasks):
+      raise DataError(f"the questions must each be of another task, they are of {tasks}")
+    weights = self.cfg.weights
+    if self.cfg.size and not weights:
+      raise DataError("`size` is that of a mixture", remedy="Give `weights`, or leave it 0.")
+    if weights and (set(weights) != set(tasks) or min(weights.values()) <= 0):
+      raise DataError(
+        f"the weights are {dict(weights)}, the questions of {', '.join(tasks)}",
+        remedy="Give each task of the mixture a positive weight, and no other.",
+      )
+    if self.cfg.candidates < 2 or self.cfg.max_history < 1 or self.cfg.review_words < 1:
+      raise DataError("a prompt has at least 2 candidates, an item of history, a word of a review")
+    for q in self.questions:
+      if q.task not in self._prompts:
+        raise DataError(f"there is no prompt for the task {q.task!r}", remedy="Add some.")
+      for prompt in self._prompts[q.task]:
+        needed = {"rating" if f in ("guess", "opinion") else f for f in prompt.fields}
+        lacking = (needed & _FROM_DATA) - q.knows
+        if lacking:
+          raise DataError(
+            f"{prompt} needs {', '.join(sorted(lacking))}, which these questions do not have",
+            remedy="Read the column, or leave the prompt out.",
+          )
+    longest = int(whole_words.encode(self.words, self.domain.items)[0].lengths.max())
+    if longest > self.cfg.target_len:
+      raise DataError(
+        f"an item takes {longest} tokens with its end, a target holds {self.cfg.target_len}",
+        remedy="Raise target_len, or index with fewer tokens.",
+      )
+
+  @functools.cached_property
+  def counts(self) -> np.ndarray:
+    """How many instances each task has; of weighted shares the largest remainders go up."""
+    sizes = np.array([len(q) for q in self.questions])
+    if not self.cfg.weights:
+      return sizes
+    size = self.cfg.size or int(sizes.sum())
+    weights = np.array([self.cfg.weights[q.task] for q in self.questions], np.float64)
+    shares = weights / weights.sum() * size
+    counts = np.floor(shares).astype(np.int64)
+    counts[np.argsort(counts - shares, kind="stable")[: size - counts.sum()]] += 1
+    return counts
+
+  def __len__(self) -> int:
+    return int(self.counts.sum())
+
+  @functools.cached_property
+  def lengths(self) -> np.ndarray:
+    """[E] tokens of each source; asked for by buckets only, for all is put into words once."""
+    chunks = range(0, len(self), _CHUNK)
+    rows = (np.arange(start, min(start + _CHUNK, len(self))) for start in chunks)
+    return np.concatenate([self._sources(r)[0].lengths for r in rows])
+
+  def widths(self, max_len: int) -> dict[str, int]:
+    return {"source": max_len, "target": self.cfg.target_len}
+
+  def gather(self, rows: np.ndarray, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The batch of these rows, in words first."""
+    texts = [self[i].text for i in rows]
+    tokens, words = self._sources(rows, texts)
+    every, width = np.arange(len(rows)), widths["source"]
+    if tokens.lengths.max() > width:
+      logging.log_first_n(
+        logging.WARNING,
+        "a source of %d tokens is cut to %d, its end lost: lower max_history, candidates or "
+        "review_words, or raise max_len",
+        1,
+        int(tokens.lengths.max()),
+        width,
+      )
+      tokens, words = whole_words.encode(self.words, [t.source for t in texts], max_len=width)
+    target, _ = whole_words.encode(
+      self.words, [t.target for t in texts], max_len=self.cfg.target_len
+    )
+    return {
+      "source": tokens.right_padded(every, width, fill=self.words.pad),
+      "words": words.right_padded(every, width, fill=0),
+      "target": target.right_padded(every, widths["target"], fill=self.words.pad),
+    }
+
+  def __getitem__(self, i: int) -> Instance:
+    """Instance i, as a person reads it."""
+    if not 0 <= i < len(self):
+      raise IndexError(f"there are instances 0..{len(self) - 1}, not {i}")
+    at = int(np.searchsorted(np.cumsum(self.counts), i, side="right"))
+    nth = int(i) - int(self.counts[:at].sum())
+    q, rng = self.questions[at], np.random.default_rng([self.cfg.seed, at, nth])
+    example = nth % len(q) if self._drawn[at] is None else int(self._drawn[at][nth])
+    prompts = self._prompts[q.task]
+    prompt = prompts[int(rng.integers(len(prompts)))]
+    values = self._values(q, example, prompt, rng)
+    return Instance(prompt, values, prompt.render(values))
+
+  @functools.cached_property
+  def _prompts(self) -> dict[str, list[Prompt]]:
+    found: dict[str, list[Prompt]] = {}
+    for prompt in self.prompts:
+      found.setdefault(prompt.task, []).append(prompt)
+    return found
+
+  @functools.cached_property
+  def _drawn(self) -> list[np.ndarray | None]:
+    """Of each task the examples that are in it, None where all of them are."""
+    drawn: list[np.ndarray | None] = []
+    for at, (q, count) in enumerate(zip(self.questions, self.counts, strict=True)):
+      rng = np.random.default_rng([self.cfg.seed, at])
+      drawn.append(rng.permutation(len(q))[:count] if count < len(q) else None)
+    return drawn
+
+  def _sources(self, rows, texts: Sequence[Text] | None = None) -> tuple[Ragged, Ragged]:
+    texts = [self[i].text for i in rows] if texts is None else texts
+    return whole_words.encode(self.words, [text.source for text in texts])
+
+  def _values(self, q: Questions, at: int, prompt: Prompt, rng) -> dict[str, str]:
+    """What stands in the place of each field of the prompt."""
+    shop, user, item = self.domain, int(q.user[at]), int(q.item[at])
+    row, fields = q.row[at], prompt.fields
+    found = {name: self._told(name, column[row]) for name, column in q.columns.items()}
+    found |= {"user": shop.users[user], "item": shop.items[item], "target": shop.items[item]}
+    found["title"] = shop.titles[item]
+    if q.history is not None:
+      found["history"] = self._listed(q.history[at][-self.cfg.max_history :])
+    if "candidates" in fields:
+      others = self._others(rng, user, item, self.cfg.candidates - 1)
+      found["candidates"] = self._listed(rng.permutation([item, *others]))
+    true = bool(rng.integers(2))
+    found["answer"] = "yes" if true else "no"
+    if fields & {"candidate", "candidate_title"}:
+      shown = item if true else self._others(rng, user, item, 1)[0]
+      found |= {"candidate": shop.items[shown], "candidate_title": shop.titles[shown]}
+    if "opinion" in fields:
+      found["opinion"] = "like" if q.columns["rating"][row] >= LIKED else "dislike"
+    if "guess" in fields:
+      given = self._ratings[q.task]
+      other = given[given != q.columns["rating"][row]]
+      guess = q.columns["rating"][row] if true else rng.choice(other)
+      found["guess"] = self._told("rating", guess)
+    return {name: found[name] for name in fields}
+
+  @functools.cached_property
+  def _ratings(self) -> dict[str, np.ndarray]:
+    """The ratings there are, to guess."""
+    found = {q.task: np.unique(q.columns["rating"]) for q in self.questions if "rating" in q.knows}
+    for task, ratings in found.items():
+      if len(ratings) < 2:
+        raise DataError(
+          f"all ratings of the task {task!r} are {ratings}, so none can be guessed wrongly",
+          remedy="Leave out the prompts with {guess}.",
+        )
+    return found
+
+  def _told(self, name: str, value) -> str:
+    if name == "rating":
+      return f"{value:g}"
+    words = _plain(value).split()
+    return " ".join(words[: self.cfg.review_words] if name == "review" else words)
+
+  def _listed(self, items: Sequence[int]) -> str:
+    return " , ".join(self.domain.items[i] for i in items)
+
+  def _others(self, rng, user: int, item: int, n: int) -> list[int]:
+    """Up to n different items that the user has not met, in random order, `item` not among them."""
+    drawn = self.domain.unmet.draw(rng, np.array([user]), 2 * n + 8)[0]
+    others = [i for i in dict.fromkeys(drawn.tolist()) if i != item][:n]
+    if not others:
+      raise DataError(
+        f"user {user} has met every other item, so there is none to tell from item {item}",
+        remedy="Leave out the prompts with candidates.",
+      )
+    return others
+
+
+def _plain(text) -> str:
+  """A text without angle brackets: they mark tokens that are no words."""
+  return " ".join(str(text).replace("<", " ").replace(">", " ").split())

@@ -1,0 +1,40 @@
+"""Results: what is kept of a run, and the tables made of it."""
+
+import json
+
+import pytest
+
+from experiments import results, settings
+from recjax.systems.collaborative import popularity
+
+CONFIG = settings.config(system="popularity", seeds=(0, 1), model=settings.model(popularity.Config))
+TABLE = {"popularity": [{"seed": 0, "recall@10": 0.25}, {"seed": 1, "recall@10": 0.75}]}
+
+
+def test_the_mean_and_its_interval_over_seeds():
+  found = results.mean(TABLE["popularity"])
+  assert set(found) == {"recall@10"} and found["recall@10"]["mean"] == 0.5
+  # t of 1 degree of freedom at 97.5% is 12.706; the standard error is .25
+  assert found["recall@10"]["half_width"] == pytest.approx(12.706 * 0.25, rel=1e-3)
+  assert "half_width" not in results.mean(TABLE["popularity"][:1])["recall@10"]
+
+
+def test_a_record_holds_config_seeds_and_what_it_ran_on(tmp_path):
+  results.write(tmp_path / "popularity_beauty.json", CONFIG, TABLE, 12.34)
+  kept = json.loads((tmp_path / "popularity_beauty.json").read_text())
+  assert kept["config"]["system"] == "popularity" and kept["training_seconds"] == 12.3
+  assert kept["systems"]["popularity"]["seeds"] == TABLE["popularity"]
+  assert len(kept["config_sha256"]) == 64 and kept["hardware"] and kept["date"]
+
+
+def test_the_table_puts_the_published_figure_beside(tmp_path):
+  results.write(tmp_path / "popularity_beauty.json", CONFIG, TABLE, 60)
+  row = results.markdown(tmp_path).splitlines()[-1]
+  assert row.startswith("| popularity_beauty | recall@10 0.5000 ± 3.17")
+  assert "recall@10 0.0152 (S3-Rec repository)" in row and "| 2 | 1 min |" in row
+
+
+def test_every_published_figure_names_its_source():
+  for name, figures in json.loads(results.PUBLISHED.read_text()).items():
+    assert figures["source"], name
+    assert all(0 < v < 10 for metric, v in figures.items() if metric != "source")
