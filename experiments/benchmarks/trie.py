@@ -52,7 +52,7 @@ def figures() -> Iterator[timing.Figure]:
 
 def _tiger() -> Callable[[tries.Trie], object]:
   params, source = t5.init(jax.random.key(0), setting.T5), setting.sources()
-  run = jax.jit(functools.partial(setting.constrained, k=BEAMS))
+  run = jax.jit(functools.partial(setting.constrained, k=BEAMS, cfg=setting.T5))
   return lambda trie: jax.block_until_ready(run(params, trie, source))
 
 
