@@ -64,12 +64,12 @@ def figures() -> Iterator[timing.Figure]:
     taken = timing.seconds(*(ours[k, kind] for kind in kinds), *theirs, rounds=5)
     best = min((0, 1), key=lambda at: statistics.median(taken[at]))  # ours, as it is fastest
     for at, kind in enumerate(kinds):
-      peer = f"transformers generate, {kind}", taken[2 + at]
+      other = f"transformers generate, {kind}", taken[2 + at]
       if best:
-        yield timing.rate(f"beam/k{k} float32-{kind}", "users/s", USERS, taken[0], *peer)
+        yield timing.rate(f"beam/k{k} float32-{kind}", "users/s", USERS, taken[0], *other)
       floor = {"floor": floors[at]} if floors else {}
       name = f"beam/k{k} {kinds[best]}-{kind}"
-      yield timing.rate(name, "users/s", USERS, taken[best], *peer, **floor)
+      yield timing.rate(name, "users/s", USERS, taken[best], *other, **floor)
 
 
 def catalogue(items: int) -> np.ndarray:
