@@ -68,6 +68,12 @@ class Run:
     return self.split.train
 
   @functools.cached_property
+  def before_test(self) -> Interactions:
+    """Train and validation events, each user's in order."""
+    both = interactions.concat(self.split[:2])
+    return both.take(np.argsort(both.user, kind="stable"))
+
+  @functools.cached_property
   def vectors(self) -> np.ndarray:
     """[I, D] a vector an item, kept in the run's folder under a hash of texts and encoder."""
     cfg = settings.build(settings.Text, self.config.text)
@@ -114,8 +120,7 @@ class Run:
     folder = self.folder(seed)
     began = time.perf_counter()
     if system.fit is not None:
-      known = interactions.concat(self.split[:2])
-      result = loop.solve(system, assets, known, workdir=folder)
+      result = loop.solve(system, assets, self.before_test, workdir=folder)
     else:
       result = self._fit(seed, folder)
     _add_seconds(folder, time.perf_counter() - began)
@@ -142,7 +147,7 @@ class Run:
 
   def evaluate(self, params: dict[int, Any]) -> dict[str, list[dict[str, float]]]:
     """Test metrics of the system, a row a seed, and of what it is compared with."""
-    known = interactions.concat(self.split[:2])
+    known = self.before_test
     table = {self.config.system: []}
     for seed, learned in params.items():
       suites = self._suites("", self.built.system, known, self.split.test)
@@ -160,7 +165,7 @@ class Run:
   def recommend(self, params: Any, k: int = 10) -> pathlib.Path:
     """recommendations.jsonl: for every test user the items to show next, with titles and scores."""
     system, assets = self.built[:2]
-    known = interactions.concat(self.split[:2])
+    known = self.before_test
     batches = self._asked(known, self.split.test)
     recommend = jax.jit(system.recommend, static_argnames="k")
     users, items, titles = self.raw.interactions.users, self.raw.catalog.ids, self._titles()

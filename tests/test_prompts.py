@@ -1,4 +1,4 @@
-"""Prompts: what is rendered is read back, or said to be uncertain; files are checked line by line."""
+"""Prompts: what is rendered is read back, or is said to be uncertain; a bad line is named."""
 
 import json
 
@@ -72,6 +72,7 @@ def test_a_field_named_twice_has_one_value():
     ({"source": "does {usr} like it ?"}, r"unknown field \{usr\} in its source.*title, user"),
     ({"source": "how does {user} rate it , {rating} ?"}, r"unknown field \{rating\} in its source"),
     ({"source": "how does {user} rate {item}?"}, r"'\{item\}\?' in the source is not a field"),
+    ({"source": "so {user}  {item} ?"}, "two fields side by side in its source"),
     ({"target": " "}, "empty target"),
     ({"target": "{answer}"}, "whether a {candidate} or {guess} is true"),
     ({"source": "is it {guess} ?"}, "whether a {candidate} or {guess} is true"),
@@ -95,7 +96,9 @@ def record(**change):
 
 
 def test_a_file_of_ones_own_is_read(write):
-  path = write("mine.jsonl", record() + "\n\n" + record(name="m", source="{item}  for {user}") + "\n")
+  path = write(
+    "mine.jsonl", record() + "\n\n" + record(name="m", source="{item}  for {user}") + "\n"
+  )
   assert prompts.load(path) == (
     Prompt("rating", "{user} : {item} ?", "{rating}", "n"),
     Prompt("rating", "{item} for {user}", "{rating}", "m"),

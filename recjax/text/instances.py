@@ -73,17 +73,24 @@ def domain(train: Interactions, index: Index, titles: Sequence[str] | None = Non
       f"there are titles of {len(titles) - 1} items, the events have {train.num_items - 1}",
       remedy="Bring the catalogue in their order, see interactions.align.",
     )
-  items = ["".join(index.vocab[t] for t in row if t != PAD) for row in index.tokens.tolist()]
+  rows = index.tokens.tolist()
+  # The first piece of a title begins with the space that any word begins with.
+  items = ["".join(index.vocab[t] for t in r if t != PAD).removeprefix("\u2581") for r in rows]
   named = items if titles is None else [_plain(t) or i for t, i in zip(titles, items, strict=True)]
   users = ["", *vocabularies.numbered("user", train.num_users - 1, first=1)]
   return Domain(items, users, named, negatives.uniform(negatives.Positives.of(train)))
 
 
 def vocabulary(words: SentencePieces, index: Index, num_users: int) -> SentencePieces:
-  """The vocabulary with the tokens of users and items that it does not have yet."""
+  """The vocabulary with the tokens of users and items that it does not have yet.
+
+  Titles are written in its own pieces: `indexing.titles` with what cuts a text into these.
+  """
   known = set(words.added)
   users = vocabularies.numbered("user", num_users - 1, first=1)
   items = [token for token in index.vocab[1:] if token.startswith("<")]
+  for token in set(index.vocab[1:]) - set(items):
+    words.id(token)  # an error where it has none
   return words.add(token for token in (*users, *items) if token not in known)
 
 

@@ -70,6 +70,11 @@ class Prompt:
       if not template.split():
         raise DataError(f"{self} has an empty {side}", remedy="Write a template.")
       object.__setattr__(self, side, " ".join(template.split()))
+      if re.search(r"\} \{", getattr(self, side)):
+        raise DataError(
+          f"{self} has two fields side by side in its {side}",
+          remedy="Put a word between them: else none could tell where the first ends.",
+        )
       for word in template.split():
         found = _FIELD.fullmatch(word)
         if found is None and ("{" in word or "}" in word):

@@ -29,7 +29,9 @@ Vector = Any  # a tree as that of the parameters, float64
 def difference(tuned: Params, base: Params) -> Vector:
   """What became of `base` in training."""
   _check("tuned", tuned, base)
-  return jax.tree.map(lambda t, b: np.asarray(t, np.float64) - np.asarray(b, np.float64), tuned, base)
+  return jax.tree.map(
+    lambda t, b: np.asarray(t, np.float64) - np.asarray(b, np.float64), tuned, base
+  )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -108,4 +108,6 @@ def _first_state(params, cfg: t5.Config, states: Array, mask: Array, key) -> Arr
   tokens = jnp.full((len(states), 1), START, jnp.int32)
   rngs = {} if key is None else {"dropout": key}
   where = attention.as_mask(mask)
-  return t5.T5(cfg).apply({"params": params}, tokens, states, where, rngs=rngs, method=decoded)[:, 0]
+  return t5.T5(cfg).apply({"params": params}, tokens, states, where, rngs=rngs, method=decoded)[
+    :, 0
+  ]
