@@ -227,7 +227,8 @@ class Run:
     if not len(events):
       return []
     measure = self.task.measure(system, self.evaluation)
-    return [evaluate.Suite(name, self._asked(before, events), measure)]
+    beams = "semantic_ids" in self.config and jax.default_backend() == "cpu"
+    return [evaluate.Suite(name, self._asked(before, events), measure, 1 if beams else None)]
 
   def _asked(self, before: Interactions, events: Interactions) -> loader.Batches:
     found = self.task.asked(self.raw, before, events)

@@ -23,6 +23,9 @@ class Suite(NamedTuple):
   name: str  # its metrics are called NAME/METRIC
   batches: loader.Batches
   measure: Measure
+  # Of the devices, so many answer; None: all. A beam on a CPU is faster on one than split over
+  # virtual devices, where training is not (BUILD_NOTES.md). Of one process only.
+  devices: int | None = None
 
 
 def evaluate(
@@ -41,9 +44,13 @@ def evaluate(
   for suite in suites:
     measure = _jitted(suite.measure)
     total, pending = None, None
+    own_mesh, learned, read = mesh, params, assets
+    if suite.devices is not None and jax.process_count() == 1:
+      own_mesh = meshes.make_mesh(devices=mesh.devices.flat[: suite.devices])
+      learned, read = (meshes.put(tree, own_mesh) for tree in (params, assets))
     for batch in loader.load(suite.batches):
       # One batch in flight: the host adds the statistics of the one before.
-      pending, done = measure(params, assets, meshes.put_batch(batch, mesh)), pending
+      pending, done = measure(learned, read, meshes.put_batch(batch, own_mesh)), pending
       total = _add(total, done)
     for metric, statistic in _add(total, pending).items():
       value = statistic.finish()

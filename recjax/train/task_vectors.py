@@ -13,7 +13,6 @@ of what it was: there within float64's rounding of the larger.
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +38,8 @@ class Edited:
   """Parameters and the vectors that are added to them, each by its name."""
 
   base: Params
-  vectors: Mapping[str, tuple[Vector, float]] = types.MappingProxyType({})  # -> (vector, scale)
+  # name -> (vector, scale)
+  vectors: Mapping[str, tuple[Vector, float]] = dataclasses.field(default_factory=dict)
 
   def add(self, name: str, vector: Vector, scale: float = 1.0) -> Edited:
     """With a further vector, times `scale`; below 0 it makes forget."""
