@@ -26,7 +26,7 @@ def get_config():
     data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=50, buckets=(8, 16)),
     model=settings.model(sasrec.Config, max_len=50, dim=64, heads=1, ff=256, dropout=0.5),
     train=loop.Config(
-      steps=20000,
+      steps=3960,
       optimizer=optim.Config(rate=1e-3),
       eval_every=440,
       best="valid/ndcg@10",
