@@ -28,6 +28,7 @@ class Ingredients(Protocol):
 class Built(NamedTuple):
   system: System
   assets: Assets
+  config: Any  # the module's Config, sized by the data
   pretrain: System | None = None  # a stage before, over the same assets
   shared: dict[str, str] | None = None  # which parameters it hands on: ours -> theirs
 
@@ -44,7 +45,7 @@ def build(name: str, section: ml_collections.ConfigDict | None, of: Ingredients)
   cfg = settings.build(module.Config, section, **sizes)
   assets = () if make_assets is None else make_assets(module, cfg, of)
   pretrain = module.make_pretrain(cfg) if hasattr(module, "make_pretrain") else None
-  return Built(module.make(cfg), assets, pretrain, getattr(module, "SHARED", None))
+  return Built(module.make(cfg), assets, cfg, pretrain, getattr(module, "SHARED", None))
 
 
 def _sizes(of: Ingredients) -> dict[str, Any]:

@@ -20,9 +20,11 @@ import ml_collections
 import numpy as np
 
 from experiments import assembly, report, results, settings, sources, tasks
+from recjax import growth, recommender
 from recjax.data import examples, interactions, loader, splits, storage
 from recjax.data.interactions import Interactions
-from recjax.semid import artefact, assign, learn
+from recjax.recommender import Recommender
+from recjax.semid import artefact, learn
 from recjax.systems import SYSTEMS
 from recjax.text import encoders, lsa, vectors
 from recjax.train import evaluate, loop, stages
@@ -74,16 +76,18 @@ class Run:
     return both.take(np.argsort(both.user, kind="stable"))
 
   @functools.cached_property
+  def encoder(self) -> encoders.Encoder | lsa.Lsa:
+    cfg = settings.build(settings.Text, self.config.text)
+    if cfg.encoder != "lsa":
+      return encoders.load(cfg.encoder)
+    return lsa.fit(vectors.render(self.raw.catalog, cfg.template)[PAD + 1 :], dim=cfg.dim)
+
+  @functools.cached_property
   def vectors(self) -> np.ndarray:
     """[I, D] a vector an item, kept in the run's folder under a hash of texts and encoder."""
-    cfg = settings.build(settings.Text, self.config.text)
-    if cfg.encoder == "lsa":
-      texts = vectors.render(self.raw.catalog, cfg.template)
-      encoder = lsa.fit(texts[PAD + 1 :], dim=cfg.dim)
-    else:
-      encoder = encoders.load(cfg.encoder)
+    template = settings.build(settings.Text, self.config.text).template
     folder = self.workdir / "vectors"
-    return vectors.item_vectors(self.raw.catalog, cfg.template, encoder, cache=folder)
+    return vectors.item_vectors(self.raw.catalog, template, self.encoder, cache=folder)
 
   @functools.cached_property
   def ids(self) -> artefact.SemanticIds:
@@ -100,11 +104,7 @@ class Run:
       ids = every.select(self.raw.catalog.ids.tolist())
     else:
       made = learn.quantizer(cfg.quantizer, self.vectors[PAD + 1 :], workdir=folder / "training")
-      policy = {
-        "count_up": assign.count_up(cfg.collisions),
-        "next_free": assign.next_free,
-        "optimal": assign.optimal,
-      }[cfg.policy]
+      policy = growth.Collisions(cfg.policy, cfg.collisions).make()
       ids = artefact.build(self.raw.catalog.ids, self.vectors, made, policy)
     ids.save(folder)
     mark.write_text(inputs)
@@ -116,7 +116,7 @@ class Run:
 
   def train(self, seed: int) -> loop.Result:
     """The system with one seed; a closed form takes validation events too, as it tunes nothing."""
-    system, assets = self.built[:2]
+    system, assets = self.built.system, self.built.assets
     folder = self.folder(seed)
     began = time.perf_counter()
     if system.fit is not None:
@@ -127,7 +127,7 @@ class Run:
     return result
 
   def _fit(self, seed: int, folder: pathlib.Path) -> loop.Result:
-    system, assets, pretrain, shared = self.built
+    system, assets, _, pretrain, shared = self.built
     cfg = dataclasses.replace(settings.build(loop.Config, self.config.train), seed=seed)
     found = tasks.EXAMPLES[self.config.examples](self.known, self.data.max_len)
     train = self._batches(found, self.config.batch_size, seed)
@@ -164,7 +164,7 @@ class Run:
 
   def recommend(self, params: Any, k: int = 10) -> pathlib.Path:
     """recommendations.jsonl: for every test user the items to show next, with titles and scores."""
-    system, assets = self.built[:2]
+    system, assets = self.built.system, self.built.assets
     known = self.before_test
     batches = self._asked(known, self.split.test)
     recommend = jax.jit(system.recommend, static_argnames="k")
@@ -202,6 +202,32 @@ class Run:
       after = following[record["user"]]
       users.append({**record, "history": met, "next": of_id[after] or after})
     return users
+
+  def recommender(self, params: Any) -> Recommender:
+    """The system beside its catalogue, to be asked without the run."""
+    name, ids, collisions, text = self.config.system, None, None, None
+    if "semantic_ids" in self.config:
+      cfg = settings.build(settings.SemanticIds, self.config.semantic_ids)
+      ids, collisions = self.ids, growth.Collisions(cfg.policy, cfg.collisions)
+    coded_elsewhere = ids is not None and ids.quantizer is None
+    if name in growth.GROWING and "text" in self.config and not coded_elsewhere:
+      cfg = settings.build(settings.Text, self.config.text)
+      kept = self.encoder if cfg.encoder == "lsa" else str(pathlib.Path(cfg.encoder).absolute())
+      text = growth.Text(cfg.template, kept, self.encoder.fingerprint)
+    return Recommender(
+      name,
+      self.built.config,
+      params,
+      self.built.assets,
+      self.raw.catalog.ids,
+      self._titles(),
+      self.raw.interactions.users,
+      max_len=self.data.max_len,
+      deny_seen=self.evaluation.deny_seen,
+      ids=ids,
+      collisions=collisions,
+      text=text,
+    )
 
   def folder(self, seed: int) -> pathlib.Path:
     return self.workdir / f"seed_{seed}"
@@ -264,6 +290,8 @@ def run(
     if result.stopped_by is not None:
       return {}
     learned[seed] = result.params
+  if job.built.system.recommend is not None:
+    job.recommender(learned[config.seeds[0]]).save(workdir / recommender.FOLDER)
   table = {}
   if mode in ("all", "evaluate"):
     table = {**job.evaluate(learned), **_compared(job)}

@@ -41,7 +41,7 @@ def write(
       path=folder,
       remedy="Name another folder, or remove this one.",
     )
-  part, old = (folder.with_name(folder.name + end) for end in (".part", ".old"))
+  part, old = (folder.with_name(f".{folder.name}{end}") for end in (".part", ".old"))
   for rest in (part, old):
     shutil.rmtree(rest, ignore_errors=True)
   part.mkdir(parents=True)
@@ -106,7 +106,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 def load(path: pathlib.Path) -> dict[str, Any]:
   """What `dump` made, from its file."""
   try:
-    return nested(safetensors.numpy.load(path.read_bytes()))
+    with safetensors.safe_open(path, framework="numpy") as file:
+      return nested({name: file.get_tensor(name) for name in file.keys()})
   except safetensors.SafetensorError as error:
     raise DataError(f"not safetensors: {error}", path=path, remedy=REMEDY) from None
 

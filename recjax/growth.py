@@ -97,12 +97,14 @@ def _vectors(of: Recommender, rows: Sequence[Row]) -> np.ndarray:
   """[N, D] float32: those that the rows bring, those of the others by the run's encoder."""
   dim = of.ids.quantizer.dim if of.ids is not None else of.assets["vectors"].shape[1]
   made = np.zeros((len(rows), dim), np.float32)
-  told = [n for n, row in enumerate(rows) if row.get("vector") is None]
+  plain = []
   for n, row in enumerate(rows):
-    if n not in told:
+    if row.get("vector") is None:
+      plain.append(n)
+    else:
       made[n] = _checked(row, dim)
-  if told:
-    made[told] = _encoded(of.text, [rows[n] for n in told])
+  if plain:
+    made[plain] = _encoded(of.text, [rows[n] for n in plain])
   return made
 
 

@@ -42,7 +42,7 @@ from recjax.growth import Collisions, Text
 from recjax.semid import artefact
 from recjax.systems import SYSTEMS
 from recjax.text import lsa
-from recjax.types import PAD, Assets, Params, System
+from recjax.types import PAD, Assets, Params, Ranked, System
 
 ABOUT, FOLDER = "recommender.json", "recommender"
 ROWS = 256  # histories answered at a time
@@ -123,14 +123,23 @@ class Recommender:
       batch = {"user": columns[filled], "history": read.left_padded(filled, self.max_len)}
       for name, each in lists.items():
         batch[name] = each.right_padded(filled, _power(int(each.lengths.max())))
-      answer = _answer(self.system, self.config)
-      ranked = jax.device_get(answer(self.params, self.indexed, batch, k=k))
+      ranked = self._ranked(batch, k)
       for ids, scores in zip(ranked.ids[: len(rows)], ranked.scores[: len(rows)], strict=True):
         found = ids != PAD
         answers.ids.append(self.items[ids[found]].tolist())
         answers.scores.append(scores[found].tolist())
         answers.titles.append(self.titles[ids[found]].tolist())
     return answers
+
+  def _ranked(self, batch: Mapping[str, np.ndarray], k: int) -> Ranked:
+    answer = _answer(self.system, self.config)
+    try:
+      return jax.device_get(answer(self.params, self.indexed, batch, k=k))
+    except KeyError as error:  # while it is traced
+      raise DataError(
+        f"{self.system} is asked by {error}, not by histories of items alone",
+        remedy="Ask the system itself: `recjax.systems`.",
+      ) from error
 
   @functools.cached_property
   def indexed(self) -> Assets:
@@ -286,6 +295,8 @@ class Recommender:
     """
     self._check_k(k)
     folder, deny = pathlib.Path(folder).absolute(), self.max_len if deny is None else deny
+    if deny < 1:
+      raise DataError(f"deny is {deny}", remedy="Leave room for at least one denied item.")
     shape = {"k": k, "max_len": self.max_len, "deny": deny, "platforms": list(platforms)}
     system = _made(self.system, self.config)
     made = serving.exported(system, self.params, self.indexed, **shape)
@@ -295,6 +306,7 @@ class Recommender:
     def fill(part: pathlib.Path) -> None:
       serving.write(part, made, self.params, self.indexed, readme)
       self._write_items(part / "items.jsonl")
+      storage.save_ids(self.users, part / "users.jsonl")
 
     bundle.write(folder, "export.json", {"system": self.system, **shape}, fill)
     return folder

@@ -5,6 +5,7 @@
   assets.safetensors    its second: the catalogue, so a changed one (of the same shapes) needs no
                         new artefact
   items.jsonl           line n, from 1, is item n: its raw id and title
+  users.jsonl           line n, from 0, is user n's raw id; 0 is nobody
   README.txt            the same for who gets the folder, with the exact shapes
 
 Only dicts and arrays cross the border. The batch size is symbolic; the length of a history, the
@@ -57,7 +58,12 @@ def exported(
     {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in bundle.flatten(tree).items()}
     for tree in (params, assets)
   ]
-  return jax_export.export(jax.jit(recommend), platforms=tuple(platforms))(*arrays, batch)
+  try:
+    return jax_export.export(jax.jit(recommend), platforms=tuple(platforms))(*arrays, batch)
+  except jax.errors.InconclusiveDimensionOperation as error:
+    raise ValueError(
+      "this system has to know how many rows it is asked, so no artefact of it serves any number"
+    ) from error
 
 
 def describe(
@@ -70,7 +76,7 @@ def describe(
     else "The measured protocol leaves nothing out; `deny` all 0 denies nothing."
   )
   columns = (
-    ("user", "int32 [b]", "row of the user in training, 0: a new one"),
+    ("user", "int32 [b]", "the user's number, 0: one who was not in training"),
     ("history", f"int32 [b, {max_len}]", "items, the newest last; 0 fills the left"),
     ("deny", f"int32 [b, {deny}]", "items not to recommend, 0 where there are fewer"),
     ("ids", f"int32 [b, {k}]", "items, best first; 0 where nothing is left"),
@@ -85,7 +91,8 @@ In, for any number b of rows:
 Out:
 {out}
 
-Item n is line n of items.jsonl. {seen}
+Item n is line n of items.jsonl, counted from 1; user n is line n of users.jsonl, from 0.
+{seen}
 The arrays of assets.safetensors may be replaced by others of the same shapes.
 
 import jax, numpy as np, safetensors.numpy

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shop as shops
 
 from recjax.data import examples, interactions, loader, splits
 from recjax.systems import SYSTEMS
+from recjax.text import asked, indexing, instances, questions
+from recjax.text.prompts import Prompt
 from recjax.train import evaluate, loop, mesh, optim
 from recjax.types import PAD
 
@@ -128,8 +131,35 @@ def social_setup(module):
   return cfg, module.assets(cfg, x, links)
 
 
+def in_words(found):
+  """Prompts of the last two items; an item is a word of its own."""
+  train = log().train
+  index = indexing.randomly(ITEMS, seed=0)
+  shop = instances.domain(train, index)
+  ask = Prompt("sequential", "{history} ?", "{target}", "next")
+  cfg = instances.Config(target_len=2, max_history=2)
+  words = instances.vocabulary(shops.PIECES, index, train.num_users)
+  return instances.Instances([questions.sequential(found)], [ask], shop, words, cfg)
+
+
+def asked_in_words(before, x):
+  found = examples.next_events(before, x)
+  answer = examples.Examples({"target": found.dense["target"]}, {"history": found.left["history"]})
+  return asked.Asked(in_words(found), answer)
+
+
+def text_setup(module):
+  source = in_words(examples.prefixes(log().train))
+  cfg = module.Config(
+    vocab=len(source.words), dim=32, heads=2, head_dim=16, ff=64, layers=1, dropout=0.0,
+    whole_words=16, length=4, beams=ITEMS,
+  )  # fmt: skip
+  return cfg, module.assets(cfg, source.words, source.domain.items)
+
+
 # name -> (module) -> (config, assets), where a config needs more than the number of items.
 SETUPS = {
+  "p5": text_setup,
   "graphrec": social_setup,
   "neumf": tower_setup,
   "mf": users_setup,
@@ -147,6 +177,7 @@ SETUPS = {
 }
 # name -> (train) -> examples to learn from, where they are not one prefix a row.
 EXAMPLES = {
+  "p5": lambda train: in_words(examples.prefixes(train)),
   "graphrec": rated,
   "neumf": examples.events,
   "fism": whole,
@@ -159,6 +190,10 @@ EXAMPLES = {
   "gru4rec": whole,
   "sasrec": whole,
 }
+# name -> (before, events) -> what is asked, where it is not a history.
+ASKED = {"p5": asked_in_words}
+# Those that answer ratings and nothing else; each has its own tests.
+RATERS = {"t5_rating"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
   "fism": (150, 1e-2),
@@ -175,7 +210,7 @@ TRAINING = {
 REACHES = {"graphrec": 0.0, "popularity": 0.0}
 
 
-@pytest.fixture(scope="module", params=sorted(SYSTEMS))
+@pytest.fixture(scope="module", params=sorted(SYSTEMS.keys() - RATERS))
 def made(request):
   """(name, system, assets, params, batch, learned): trained a little on the planted walk.
 
@@ -195,7 +230,8 @@ def made(request):
     steps, rate = TRAINING.get(name, (200, 3e-3))
     cfg = loop.Config(steps=steps, optimizer=optim.Config(rate=rate, schedule="cosine"))
     params = loop.fit(system, assets, train, cfg, mesh=one).params
-  batch = loader.Batches(examples.next_events(split.train, split.valid), 32, max_len=MAX_LEN)[0]
+  asks = ASKED.get(name, examples.next_events)(split.train, split.valid)
+  batch = loader.Batches(asks, 32, max_len=MAX_LEN)[0]
   jitted = system._replace(
     loss=system.loss and jax.jit(system.loss),
     recommend=jax.jit(system.recommend, static_argnames="k"),
@@ -297,7 +333,8 @@ def test_scores_rank_as_recommendations_do(made):
 def test_both_ways_to_evaluate_agree(made):
   name, system, assets, params, batch, learned = made
   split = log()
-  valid = loader.Batches(examples.next_events(split.train, split.valid), 64, max_len=MAX_LEN)
+  asks = ASKED.get(name, examples.next_events)(split.train, split.valid)
+  valid = loader.Batches(asks, 64, max_len=MAX_LEN)
   suites = [
     evaluate.Suite("list", valid, evaluate.ranking_by_list(system)),
     evaluate.Suite("score", valid, evaluate.ranking_by_score(system)),

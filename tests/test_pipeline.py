@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from experiments import settings
+from recjax.recommender import Recommender
 from recjax.systems.generative import tiger
 from recjax.train import loop, optim
 
@@ -47,6 +48,8 @@ def test_raw_files_to_recommendations_and_back_where_it_was(tmp_path):
   page = (tmp_path / "run" / "report.html").read_text()
   assert page.count("<img") == 2 and page.count('class="user"') == 12
   assert "http" not in page  # nothing is fetched: the page holds all it shows
+  answered = Recommender.load(tmp_path / "run").recommend([shown[0]["history"]], k=3)
+  assert answered.ids == [shown[0]["items"][:3]]
   again = launch(workdir, *TINY)
   assert again.stdout == first.stdout
   assert "semantic ids: unchanged" in again.stderr and "goes on from step 40" in again.stderr

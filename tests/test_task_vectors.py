@@ -1,4 +1,4 @@
-"""Task vectors: what was added and taken away again leaves the parameters as they were, to the bit."""
+"""Task vectors: what was added and taken away again leaves the parameters as they were, exactly."""
 
 import chex
 import hypothesis.strategies as st
@@ -72,8 +72,8 @@ def test_vectors_are_scaled_sums_in_the_types_of_the_parameters():
 def test_what_does_not_fit_is_named():
   base = {"w": np.zeros(2, np.float32), "only": np.zeros(1, np.float32)}
   other = {"w": np.zeros(3, np.float32)}
-  with pytest.raises(ValueError, match=r"tuned is not of the same model.*\n  only is only in one.*\n"
-                     r"  w has shape \(3,\), that of the base \(2,\)"):  # fmt: skip
+  said = r"tuned is not of the same.*\n  only is only in one.*\n  w has shape \(3,\), that .*\(2,\)"
+  with pytest.raises(ValueError, match=said):
     task_vectors.difference(other, base)
   start = task_vectors.Edited(base)
   with pytest.raises(ValueError, match="the vector 'x' is not of the same model"):

@@ -29,7 +29,7 @@ def load_ids(path: str | os.PathLike) -> np.ndarray:
   if not path.exists():
     raise DataError("no such id map", path=path, remedy=_REMEDY)
   ids = []
-  for nth, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+  for nth, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
     try:
       raw = json.loads(line)
     except json.JSONDecodeError as error:

@@ -19,7 +19,7 @@ from recjax.systems.collaborative import (
   text_graph,
   user_knn,
 )
-from recjax.systems.generative import tiger
+from recjax.systems.generative import p5, t5_rating, tiger
 from recjax.systems.sequential import bert4rec, caser, fdsa, gru4rec, s3rec, sasrec
 
 # name -> module, lower case and underscores; a new system is one import and one line here
@@ -38,9 +38,11 @@ SYSTEMS: dict[str, ModuleType] = {
   "markov": markov,
   "mf": mf,
   "neumf": neumf,
+  "p5": p5,
   "popularity": popularity,
   "s3rec": s3rec,
   "sasrec": sasrec,
+  "t5_rating": t5_rating,
   "text_graph": text_graph,
   "tiger": tiger,
   "user_knn": user_knn,

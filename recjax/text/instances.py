@@ -135,6 +135,8 @@ class Instances:
             f"{prompt} needs {', '.join(sorted(lacking))}, which these questions do not have",
             remedy="Read the column, or leave the prompt out.",
           )
+      self._check_negatives(q)
+    self._ratings  # noqa: B018  # an error now, not in the middle of a training
     longest = int(whole_words.encode(self.words, self.domain.items)[0].lengths.max())
     if longest > self.cfg.target_len:
       raise DataError(
@@ -229,10 +231,11 @@ class Instances:
     """What stands in the place of each field of the prompt."""
     shop, user, item = self.domain, int(q.user[at]), int(q.item[at])
     row, fields = q.row[at], prompt.fields
-    found = {name: self._told(name, column[row]) for name, column in q.columns.items()}
+    said = fields & q.columns.keys()
+    found = {name: self._told(name, q.columns[name][row]) for name in said}
     found |= {"user": shop.users[user], "item": shop.items[item], "target": shop.items[item]}
     found["title"] = shop.titles[item]
-    if q.history is not None:
+    if "history" in fields:
       found["history"] = self._listed(q.history[at][-self.cfg.max_history :])
     if "candidates" in fields:
       others = self._others(rng, user, item, self.cfg.candidates - 1)
@@ -253,15 +256,32 @@ class Instances:
 
   @functools.cached_property
   def _ratings(self) -> dict[str, np.ndarray]:
-    """The ratings there are, to guess."""
-    found = {q.task: np.unique(q.columns["rating"]) for q in self.questions if "rating" in q.knows}
-    for task, ratings in found.items():
-      if len(ratings) < 2:
-        raise DataError(
-          f"all ratings of the task {task!r} are {ratings}, so none can be guessed wrongly",
-          remedy="Leave out the prompts with {guess}.",
-        )
+    """The ratings there are, of tasks where they are guessed."""
+    found = {}
+    for q in self.questions:
+      if any("guess" in prompt.fields for prompt in self._prompts[q.task]):
+        found[q.task] = np.unique(q.columns["rating"][q.row])
+        if len(found[q.task]) < 2:
+          raise DataError(
+            f"all ratings of the task {q.task!r} are {found[q.task]}: none can be guessed wrongly",
+            remedy="Leave out the prompts with {guess}.",
+          )
     return found
+
+  def _check_negatives(self, q: Questions) -> None:
+    """Where others than the true item are shown, each user must have left some unmet."""
+    if any(
+      p.fields & {"candidates", "candidate", "candidate_title"} for p in self._prompts[q.task]
+    ):
+      met = self.domain.unmet.positives
+      full = met.count[q.user] > met.num_items - 3  # the true item may be one of the unmet
+      if full.any():
+        user = int(q.user[np.argmax(full)])
+        raise DataError(
+          f"user {user} has met {met.count[user]} of {met.num_items - 1} items, so none may be "
+          f"left to tell from the true one ({len(np.unique(q.user[full]))} such users)",
+          remedy="Leave these users out, or the prompts with candidates.",
+        )
 
   def _told(self, name: str, value) -> str:
     if name == "rating":
@@ -270,18 +290,15 @@ class Instances:
     return " ".join(words[: self.cfg.review_words] if name == "review" else words)
 
   def _listed(self, items: Sequence[int]) -> str:
-    return " , ".join(self.domain.items[i] for i in items)
+    return " ".join(self.domain.items[i] for i in items)  # each a word of its own
 
   def _others(self, rng, user: int, item: int, n: int) -> list[int]:
-    """Up to n different items that the user has not met, in random order, `item` not among them."""
-    drawn = self.domain.unmet.draw(rng, np.array([user]), 2 * n + 8)[0]
-    others = [i for i in dict.fromkeys(drawn.tolist()) if i != item][:n]
-    if not others:
-      raise DataError(
-        f"user {user} has met every other item, so there is none to tell from item {item}",
-        remedy="Leave out the prompts with candidates.",
-      )
-    return others
+    """Up to n different items that the user has not met, in random order, `item` not among them.
+
+    At least two are unmet, so that all draws are of `item` happens once in 2^32 at most.
+    """
+    drawn = self.domain.unmet.draw(rng, np.array([user]), 2 * n + 30)[0]
+    return [i for i in dict.fromkeys(drawn.tolist()) if i != item][:n]
 
 
 def _plain(text) -> str:

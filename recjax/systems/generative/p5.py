@@ -32,9 +32,10 @@ from recjax.decode import beam, exact, generate, trie
 from recjax.nn import t5
 from recjax.text import objectives, whole_words
 from recjax.text.vocab import SentencePieces
-from recjax.types import PAD, Array, Assets, Loss, System
+from recjax.types import PAD, Array, Assets, Loss, Params, System
 
 START = PAD  # the decoder's first input, as in T5
+CHUNK = 32  # prefixes scored at a time, each with logits over a vocabulary of text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,21 @@ def _trie(cfg: Config, words: SentencePieces, texts: Sequence[str]) -> trie.Trie
   return trie.build(table, cfg.vocab, end=cfg.eos)
 
 
+def from_t5(fresh: Params, pretrained: Params, *, known: int) -> Params:
+  """Fresh parameters, but for those of a T5: its layers, and its rows of the `known` first tokens.
+
+  For `init_from` of a training; a T5's table may have more rows than it knows tokens.
+  """
+  ours, theirs = dict(fresh["t5"]), dict(pretrained)
+  table, rows = (tree.pop("embed")["embedding"] for tree in (ours, theirs))
+  if jax.tree.map(jnp.shape, ours) != jax.tree.map(jnp.shape, theirs):
+    raise ValueError("the layers of the T5 are not of these sizes: take dim, heads ... from it")
+  if rows.shape[1] != table.shape[1] or not 0 < known <= min(len(rows), len(table)):
+    raise ValueError(f"{known} rows of a table {rows.shape} do not go into one of {table.shape}")
+  table = jnp.asarray(table).at[:known].set(rows[:known])
+  return {**fresh, "t5": {**theirs, "embed": {"embedding": table}}}
+
+
 def make(cfg: Config) -> System:
   """Answers items: `recommend` by beams, `score` exactly; and text: `generate`, greedily."""
   place = nn.Embed(cfg.whole_words, cfg.dim, embedding_init=nn.initializers.normal(1.0))
@@ -108,10 +124,11 @@ def make(cfg: Config) -> System:
       source_mask=source_mask,
       key=decoder_key,
     )
-    where = (target != PAD).astype(jnp.float32)
-    where = where / jnp.maximum(where.sum(1), 1)[:, None] * batch["weight"][:, None]
+    real = target != PAD
+    where = real * (batch["weight"] / jnp.maximum(real.sum(1), 1))[:, None]
     hits = jnp.where(where > 0, (logits.argmax(-1) == target) * where, 0.0).sum()
-    total, weight = losses.softmax_xent(logits, target, where)
+    total, _ = losses.softmax_xent(logits, target, where)
+    weight = batch["weight"].sum()
     return Loss(total, weight, {"accuracy": (hits, weight)})
 
   def encode(params, batch, key=None):
@@ -155,7 +172,7 @@ def make(cfg: Config) -> System:
     if "candidates" in batch:
       found = batch["candidates"]
       return exact.candidates(step, params, *begun, tree, found, reorder=t5.reorder)
-    return exact.catalogue(step, params, *begun, tree, reorder=t5.reorder)
+    return exact.catalogue(step, params, *begun, tree, chunk=CHUNK, reorder=t5.reorder)
 
   def answer(params, assets, batch, *, key=None):
     first, cache = start(params, batch, cfg.length)
@@ -170,9 +187,10 @@ def make_rating(cfg: Config) -> System:
   system = make(cfg)
 
   def score(params, assets: Assets, batch):
-    own = {name: x for name, x in batch.items() if name != "candidates"}
-    likely = system.score(params, {"trie": assets["rating_trie"]}, own)  # [B, R and room]
-    chance = jax.nn.softmax(likely[:, : len(assets["ratings"])].at[:, PAD].set(-jnp.inf))
-    return (chance @ assets["ratings"])[:, None]
+    own = dict(batch)
+    every = jnp.arange(1, len(assets["ratings"]))[None]
+    own["candidates"] = jnp.broadcast_to(every, (len(batch["source"]), every.size))
+    likely = system.score(params, {"trie": assets["rating_trie"]}, own)  # [B, R]
+    return (jax.nn.softmax(likely) @ assets["ratings"][1:])[:, None]
 
   return System(system.init, system.loss, score=score)
