@@ -78,10 +78,13 @@ def markdown(folder: pathlib.Path = FOLDER) -> str:
   ]
   for path in sorted(folder.glob("*.json")):
     record = json.loads(path.read_text())
+    if "systems" not in record:  # semantic ids have a table of their own
+      continue
     system = record["config"]["system"]
     found = record["systems"][system]
     wanted = published.get(path.stem, {})
     shown = [m for m in found["mean"] if m in wanted] or list(found["mean"])
+    shown = sorted(shown)
     measured = ", ".join(f"{m} {cell(found['mean'][m])}" for m in shown)
     theirs = ", ".join(f"{m} {wanted[m]:.4f}" for m in shown if m in wanted)
     if "source" in wanted:
