@@ -27,11 +27,11 @@ def get_config():
     ),
     model=settings.model(sasrec.Config, max_len=50, dim=64, heads=1, ff=256, dropout=0.5),
     train=loop.Config(
-      steps=18000,
+      steps=8000,
       optimizer=optim.Config(rate=1e-3),
       eval_every=380,
       best="valid/ndcg@10",
-      patience=10,
+      patience=3,
     ),
     evaluation=settings.Evaluation(ks=(5, 10)),
   )

@@ -1,4 +1,5 @@
 """Content-based recommendation (Lops, de Gemmis & Semeraro, 2011), by vectors of the items' texts.
+https://doi.org/10.1007/978-0-387-85820-3_3
 
 A user is a summary of the history's text vectors, and items are ranked by their cosine with it: the
 mean of the history, a mean that forgets (an item's weight halves every `half_life` items), or, for
