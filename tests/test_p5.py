@@ -289,11 +289,11 @@ def test_each_task_of_the_mixture_is_learned(learned):
 
 @pytest.mark.slow
 def test_prompts_that_were_never_seen_are_understood(learned):
-  """Zero-shot: chance hits one of twelve."""
+  """Zero-shot: chance hits one of twelve; the best constant is off by the ratings' deviation."""
   unseen = learned[-1]
   report = report_of(learned, [unseen["sequential"], unseen["rating"]])
   assert report["sequential/recall@1"] > 0.3
-  assert report["rating/rmse"] < 1.3
+  assert report["rating/rmse"] < SPLIT.valid.rating.std()
 
 
 @pytest.mark.slow
