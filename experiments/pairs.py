@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,11 +26,11 @@ from recjax.data import loader
 from recjax.data.errors import DataError
 from recjax.data.readers import columns, tables
 from recjax.decode import generate
-from recjax.metrics import additive, text
+from recjax.metrics import additive
 from recjax.nn import t5
 from recjax.text import objectives, t5_weights, vocab
-from recjax.train import evaluate, loop
-from recjax.types import PAD, Params, System
+from recjax.train import evaluate, generated, loop
+from recjax.types import PAD, System
 
 _logger = logging.getLogger(__name__)
 
@@ -142,30 +141,6 @@ def teacher_forced(system: System) -> evaluate.Measure:
   return measure
 
 
-def predict(
-  system: System, params: Params, asked: loader.Batches, words: vocab.SentencePieces
-) -> list[str]:
-  """What is written for each pair, in the order of the file."""
-  answer, params = jax.jit(system.generate), jax.device_put(params)
-  said = []
-  for batch in loader.load(asked):
-    tokens = np.asarray(answer(params, (), {"source": batch["source"]}))
-    said += words.decode(tokens[batch["weight"] > 0])
-  return said
-
-
-def scores(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-  """BLEU-4 in per cent, ROUGE F1 and exact match in 0 .. 1, of words between white space."""
-  hypotheses, references = ([t.split() for t in texts] for texts in (said, wanted))
-  return {
-    "bleu": text.bleu(hypotheses, references).finish(),
-    "rouge1": float(text.rouge_n(hypotheses, references, 1).f1.mean()),
-    "rouge2": float(text.rouge_n(hypotheses, references, 2).f1.mean()),
-    "rougeL": float(text.rouge_l(hypotheses, references).f1.mean()),
-    "exact_match": float(text.exact_match(hypotheses, references).mean()),
-  }
-
-
 def run(
   config: ml_collections.ConfigDict,
   files: dict[str, str],  # train, valid, test -> path
@@ -215,8 +190,9 @@ def run(
   params = jax.device_get(result.params)
   # In the file's order, so in one bucket.
   whole = dataclasses.replace(cfg, buckets=())
-  said = predict(system, params, batches(encoded["test"], whole, train=False), words)
-  metrics = scores(said, pairs["test"].target) | dict(result.metrics)
+  asked = batches(encoded["test"], whole, train=False)
+  said, _ = generated.texts(params, (), asked, system=system, decode=words.decode)
+  metrics = generated.scores(said, pairs["test"].target) | dict(result.metrics)
   rows = zip(*pairs["test"], said, strict=True)
   records = [{"input": i, "target": t, "prediction": p} for i, t, p in rows]
   lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]

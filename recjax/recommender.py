@@ -87,8 +87,6 @@ class Recommender:
   def __repr__(self) -> str:
     return f"Recommender({self.system}, {len(self.items) - 1:,} items)"
 
-  # --- Asking ---
-
   def recommend(
     self,
     histories: Sequence[Sequence[str]],
@@ -200,8 +198,6 @@ class Recommender:
     rows = [PAD if user is None else self._user_rows[user] for user in users]
     return np.array(rows, np.int32)
 
-  # --- New items ---
-
   def add_items(self, rows: Iterable[Mapping[str, Any]]) -> Recommender:
     """A recommender that knows these items too; the old ones stay as they are.
 
@@ -210,8 +206,6 @@ class Recommender:
     capacity is reached, which then doubles; `content` compiles once for each new size.
     """
     return dataclasses.replace(self, **growth.grown(self, list(rows)))
-
-  # --- Folders ---
 
   def save(self, folder: str | os.PathLike) -> pathlib.Path:
     """Writes the folder, whole or not at all; one that `save` wrote before is replaced."""

@@ -14,6 +14,7 @@ from experiments.configs import t5_pairs
 from recjax.data.errors import DataError
 from recjax.nn import t5
 from recjax.text import t5_weights, vocab
+from recjax.train import generated
 
 ROOT = pathlib.Path(__file__).parent.parent
 VOCAB = str(ROOT / "tokenizers" / "synthetic.model")
@@ -154,7 +155,7 @@ def test_a_vocabulary_beyond_the_model_is_named(finished, files, tmp_path):
 
 
 def test_scores_by_hand():
-  got = pairs.scores(["a b c d", "x y"], ["a b c d", "y x"])
+  got = generated.scores(["a b c d", "x y"], ["a b c d", "y x"])
   assert got["exact_match"] == 0.5
   np.testing.assert_allclose([got["rouge1"], got["rouge2"], got["rougeL"]], [1, 0.5, 0.75])
 
