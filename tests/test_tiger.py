@@ -49,9 +49,9 @@ def unpacked(batch):
   return {k: jnp.asarray(v) for k, v in columns.items()}
 
 
-@pytest.mark.parametrize("level_softmax", [False, True])
-def test_the_packed_loss_and_gradient_are_those_of_all_prefixes(level_softmax):
-  cfg = dataclasses.replace(CFG, level_softmax=level_softmax)
+@pytest.mark.parametrize("more", [{}, {"level_softmax": True}, {"recency": 3}], ids=str)
+def test_the_packed_loss_and_gradient_are_those_of_all_prefixes(more):
+  cfg = dataclasses.replace(CFG, **more)
   system, assets, batch = tiger.make(cfg), tiger.assets(cfg, codes()), packed_batch()
   params = system.init(jax.random.key(0), assets, batch)
 

@@ -65,6 +65,12 @@ def as_mask(where: Array) -> Array:
   raise ValueError(f"a mask is [B, S] or [B, 1, T, S], not {where.shape}")
 
 
+def by_query(x: Array, heads: int, length: int) -> Array:
+  """A mask or bias [B, 1 or H, 1 or T, S] for H * T queries of one head: [B, 1, H * T, S]."""
+  whole = jnp.broadcast_to(x, (len(x), heads, length, x.shape[-1]))
+  return whole.reshape(len(x), 1, heads * length, -1)
+
+
 def causal(length: int) -> Array:
   """[1, 1, T, T]: each place sees itself and what is before it."""
   return jnp.tril(jnp.ones((length, length), bool))[None, None]

@@ -78,14 +78,14 @@ class Attention(nn.Module):
     query = attention.split_heads(self.query(x), self.cfg.heads)
     return self.out(attention.merge_heads(self._attend(query, memory, bias, where)))
 
-  def to(self, x: Array, states: Array, where) -> Array:
+  def to(self, x: Array, states: Array, where, bias) -> Array:
     """Attention of x [B, T, D] to states [B, S, D], in the order of products that costs less."""
     cfg, (_, length, dim), sources = self.cfg, x.shape, states.shape[1]
     inner = cfg.heads * cfg.head_dim
     each = sources * inner * (dim + length)  # a key and a value for each state
     none = length * dim * (inner + cfg.heads * sources)  # queries and means as wide as the states
     if each <= none or self.is_initializing():
-      return self(x, self.memory(states), None, where)
+      return self(x, self.memory(states), bias, where)
     # With few queries: q . (W s) = (W^T q) . s, and the mean of W s is W times the mean of s.
     key, value = (
       m.variables["params"]["kernel"].reshape(dim, cfg.heads, -1).astype(cfg.dtype)
@@ -94,9 +94,9 @@ class Attention(nn.Module):
     query = attention.split_heads(self.query(x), cfg.heads)  # [B, H, T, head_dim]
     wide = jnp.einsum("bhtk,dhk->bhtd", query, key).reshape(len(x), 1, -1, dim)  # [B, 1, H * T, D]
     if where.shape[1:3] != (1, 1):
-      pairs = (len(where), cfg.heads, length, sources)
-      where = jnp.broadcast_to(where, pairs).reshape(len(where), 1, -1, sources)
-    mean = self._attend(wide, (states[:, None], states[:, None]), None, where)
+      where = attention.by_query(where, cfg.heads, length)
+    bias = None if bias is None else attention.by_query(bias, cfg.heads, length)
+    mean = self._attend(wide, (states[:, None], states[:, None]), bias, where)
     mean = mean.reshape(len(x), cfg.heads, length, dim)
     return self.out(attention.merge_heads(jnp.einsum("bhtd,dhk->bhtk", mean, value)))
 
@@ -143,18 +143,18 @@ class Block(nn.Module):
     self.ff_norm, self.ff = _norm(cfg), FeedForward(cfg)
     self.drop = Drop(cfg.dropout)
 
-  def __call__(self, x: Array, bias, where, encoded=None, source_where=None) -> Array:
+  def __call__(self, x: Array, bias, where, encoded=None, sight=None) -> Array:
     y = self.attention_norm(x)
     x = x + self.drop(self.attention(y, self.attention.memory(y), bias, where))
     if self.decoder:
-      x = x + self.drop(self.cross.to(self.cross_norm(x), encoded, source_where))
+      x = x + self.drop(self.cross.to(self.cross_norm(x), encoded, *sight))
     return x + self.drop(self.ff(self.ff_norm(x)))
 
-  def step(self, x: Array, past, source, at, bias, source_where):
+  def step(self, x: Array, past, source, at, bias, sight):
     """x [B, K, D]: the beams stand where time stood, so all K read one copy of the source."""
     y, past = self.attention.step(self.attention_norm(x), past, at, bias)
     x = x + y
-    x = x + self.cross(self.cross_norm(x), source, None, source_where)
+    x = x + self.cross(self.cross_norm(x), source, *sight[::-1])
     return x + self.ff(self.ff_norm(x)), past
 
 
@@ -175,20 +175,20 @@ class Stack(nn.Module):
   def count(self) -> int:
     return self.cfg.decoder_layers if self.decoder else self.cfg.layers
 
-  def __call__(self, x: Array, where, encoded=None, source_where=None, places=None) -> Array:
+  def __call__(self, x: Array, where, encoded=None, sight=None, places=None) -> Array:
     places = np.arange(x.shape[1]) if places is None else places
     bias = self.bias(places[None, :] - places[:, None])
     x = self.drop(x.astype(self.cfg.dtype))
     if self.cfg.scan:
 
       def body(layer, y, _):
-        return layer(y, bias, where, encoded, source_where), None
+        return layer(y, bias, where, encoded, sight), None
 
       over = {"variable_axes": {"params": 0}, "split_rngs": {"params": True, "dropout": True}}
       x, _ = nn.scan(body, **over, length=self.count)(self.layer, x, None)
     else:
       for layer in self.layer:
-        x = layer(x, bias, where, encoded, source_where)
+        x = layer(x, bias, where, encoded, sight)
     return self.drop(self.norm(x))
 
   def bias(self, distance) -> Array:
@@ -213,15 +213,17 @@ class T5(nn.Module):
   def __call__(self, tokens):  # visits every parameter, for init
     where = jnp.ones((1, 1, 1, 1), bool)
     states = self.encode(tokens, None, where)
-    return self.decode(tokens, None, states, where, where) if self.cfg.decoder_layers else states
+    return (
+      self.decode(tokens, None, states, where, (where, None)) if self.cfg.decoder_layers else states
+    )
 
   def encode(self, tokens, embeds, where, places=None) -> Array:
     x = self.embed(tokens) if embeds is None else embeds
     return self.encoder(x, where, places=places)
 
-  def decode(self, tokens, embeds, encoded, where, source_where) -> Array:
+  def decode(self, tokens, embeds, encoded, where, sight) -> Array:
     x = self.embed(tokens) if embeds is None else embeds
-    return self.logits(self.decoder(x, where, encoded, source_where))
+    return self.logits(self.decoder(x, where, encoded, sight))
 
   def source(self, encoded: Array):
     return tuple(layer.cross.memory(encoded) for layer in self.decoder.layer)
@@ -232,7 +234,7 @@ class T5(nn.Module):
     bias = self.decoder.bias((jnp.arange(length) - cache.at)[None, :])  # [1, H, 1, T]
     beams = []
     for layer, past, source in zip(self.decoder.layer, cache.beams, cache.source, strict=True):
-      x, past = layer.step(x, past, source, cache.at, bias, cache.source_where)
+      x, past = layer.step(x, past, source, cache.at, bias, cache.sight)
       beams.append(past)
     logits = self.logits(self.decoder.norm(x))
     return logits, cache._replace(beams=tuple(beams), at=cache.at + 1)
@@ -247,7 +249,7 @@ class Cache(NamedTuple):
 
   beams: tuple[tuple[Array, Array], ...]  # [B, K, H, T, head_dim], of the tokens so far
   source: tuple[tuple[Array, Array], ...]  # [B, H, S, head_dim], one copy for all K
-  source_where: Array  # [B, 1, 1, S]
+  sight: tuple[Array, Array | None]  # of the source: mask [B, 1, 1, S] and bias [1, H, 1, S]
   at: Array  # [] int32, the place of the next token
 
 
@@ -280,6 +282,7 @@ def decode(
   encoded: Array,  # [B, S, D]
   *,
   source_mask: Array,  # [B, S] or [B, 1, T, S]
+  source_bias: Array | None = None,  # [1, H, T, S], added to the logits of attention to it
   mask: Array | None = None,  # [B, T] or [B, 1, T, T], beside causality
   embeds: Array | None = None,  # [B, T, D], in place of tokens
   key: Key | None = None,
@@ -288,7 +291,7 @@ def decode(
   where = attention.causal((tokens if embeds is None else embeds).shape[1])
   if mask is not None:
     where = where & attention.as_mask(mask)
-  source = attention.as_mask(source_mask)
+  source = attention.as_mask(source_mask), source_bias
   return _apply(params, cfg, T5.decode, tokens, embeds, encoded, where, source, key=key)
 
 
@@ -298,6 +301,7 @@ def start_cache(
   encoded: Array,  # [B, S, D]
   *,
   source_mask: Array,  # [B, S]
+  source_bias: Array | None = None,  # [1, H, 1, S]
   beams: int = 1,
   length: int,
 ) -> Cache:
@@ -306,8 +310,8 @@ def start_cache(
   shape = (len(encoded), beams, cfg.heads, length, cfg.head_dim)
   empty = jnp.zeros(shape, cfg.dtype)
   source = _apply(params, cfg, T5.source, encoded)
-  where = attention.as_mask(source_mask)
-  return Cache(((empty, empty),) * cfg.decoder_layers, source, where, jnp.int32(0))
+  sight = attention.as_mask(source_mask), source_bias
+  return Cache(((empty, empty),) * cfg.decoder_layers, source, sight, jnp.int32(0))
 
 
 def decode_step(params: Params, cfg: Config, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
@@ -384,13 +388,9 @@ def _buckets(buckets: int, max_distance: int, *, both_ways: bool) -> np.ndarray:
 
 
 def _dense(cfg: Config, features: int, *, std: float, name: str | None = None) -> nn.Dense:
+  init, dot = _normal(std), linear.dot_general
   return nn.Dense(
-    features,
-    use_bias=False,
-    dtype=cfg.dtype,
-    kernel_init=_normal(std),
-    dot_general=linear.dot_general,
-    name=name,
+    features, use_bias=False, dtype=cfg.dtype, kernel_init=init, dot_general=dot, name=name
   )
 
 

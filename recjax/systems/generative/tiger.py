@@ -11,7 +11,9 @@ what came before) and each target's decoder sees its own tokens and the items up
 An item-causal model gives the same loss and gradient packed or not; the paper's, whose encoder
 looks both ways, cannot be packed.
 
-Unlike the paper: one dropout rate; the user token is `user` modulo the buckets.
+Unlike the paper: one dropout rate; the user token is `user` modulo the buckets. T5's decoder is
+not told where in the source a token stands, and an item-causal encoder cannot tell which item is
+the last: with `recency`, cross-attention has a learned bias by how many items ago one was.
 
 B batch, T history (left-padded), L levels, V tokens, K results, S = 1 + T L source tokens.
 """
@@ -47,6 +49,7 @@ class Config:
   dropout: float = 0.1
   beams: int = 20  # at least as many as results
   item_causal: bool = False  # the encoder sees no later item; packed training needs it
+  recency: int = 0  # of so many latest items the decoder knows which is which; 0: none, as in T5
   level_softmax: bool = False  # normalise over one level's codes, not over all tokens
   dtype: str = "float32"
 
@@ -113,7 +116,19 @@ def make(cfg: Config) -> System:
     return t5.encode(params, cfg.t5, tokens, mask=seen, places=place, key=key), mask, item
 
   def init(key, assets, batch):
-    return t5.init(key, cfg.t5)
+    params = t5.init(key, cfg.t5)
+    if cfg.recency:  # it starts by looking at what is recent
+      decay = -jnp.log1p(jnp.arange(cfg.recency + 1, dtype=jnp.float32)).at[-1].set(0)
+      params["recency"] = jnp.tile(decay[:, None], (1, cfg.heads))  # the last: the user token
+    return params
+
+  def nearness(params, place, item):
+    """[1, H, N, S] what attention from after item `place` [N] to the source's `item` [S] gains."""
+    if not cfg.recency:
+      return None
+    distance = np.clip(place[:, None] - item[None, :], 0, cfg.recency - 1)
+    rows = np.where(item[None, :] == 0, cfg.recency, distance)
+    return params["recency"][rows].transpose(2, 0, 1)[None]
 
   def loss(params, assets, batch, key):
     encoder_key, decoder_key = jax.random.split(key)
@@ -135,6 +150,7 @@ def make(cfg: Config) -> System:
       flat,
       encoded,
       source_mask=mask[:, None, None, :] & upto,
+      source_bias=nearness(params, 1 + block if packed else 0 * block + item[-1], item),
       mask=within,
       key=decoder_key,
     ).reshape(*tokens.shape, -1)  # [B, N, L, V]
@@ -152,8 +168,11 @@ def make(cfg: Config) -> System:
     return logits, cache
 
   def start(params, assets, batch):
-    encoded, mask, _ = encode(params, assets, batch)
-    cache = t5.start_cache(params, cfg.t5, encoded, source_mask=mask, length=length)
+    encoded, mask, item = encode(params, assets, batch)
+    near = nearness(params, item[-1:], item)
+    cache = t5.start_cache(
+      params, cfg.t5, encoded, source_mask=mask, source_bias=near, length=length
+    )
     return jnp.full(len(mask), START, jnp.int32), cache
 
   def recommend(params, assets, batch, *, k, key=None):

@@ -1,0 +1,33 @@
+"""SASRec on the synthetic shop, beside `tiger_synthetic`.
+
+Claim: not yet measured. Full ranking, seen items left out.
+
+    python -m experiments.run --config=experiments/configs/sasrec_synthetic.py \\
+      --workdir=runs/shop_sasrec
+
+Hardware: 2 CPU cores.
+"""
+
+from experiments import settings
+from recjax.systems.sequential import sasrec
+from recjax.train import loop, optim
+
+
+def get_config():
+  return settings.config(
+    system="sasrec",
+    task="next_item",
+    examples="sequences",
+    seeds=(0,),
+    batch_size=128,
+    data=settings.Data(source="synthetic", size="small", max_len=20, buckets=(6, 10)),
+    model=settings.model(sasrec.Config, max_len=20, dim=64, heads=2, ff=256, dropout=0.3),
+    train=loop.Config(
+      steps=2000,
+      optimizer=optim.Config(rate=2e-3, schedule="cosine"),
+      eval_every=250,
+      save_every=250,
+      best="valid/ndcg@10",
+    ),
+    evaluation=settings.Evaluation(deny_seen=True),
+  )
