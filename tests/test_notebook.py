@@ -11,8 +11,8 @@ TINY = """
 with config.unlocked():
   config.data.size = "tiny"
   config.text.dim = 16
-  config.semantic_ids.quantizer.sizes = (4, 4)
-  config.semantic_ids.collisions = 16
+  config.semantic_ids.quantizer.sizes = (8, 32)
+  config.evaluation.compare = ()
   config.model.layers, config.model.dim = 1, 32
   config.batch_size, config.train.steps = 32, 20
 workdir = pathlib.Path(sys.argv[1])

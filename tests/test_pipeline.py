@@ -17,8 +17,8 @@ CONFIG = "--config=experiments/configs/tiger_synthetic.py"
 TINY = (
   "--config.data.size=tiny",
   "--config.text.dim=16",
-  "--config.semantic_ids.quantizer.sizes=(4,4)",
-  "--config.semantic_ids.collisions=16",
+  "--config.semantic_ids.quantizer.sizes=(8,32)",
+  "--config.evaluation.compare=()",
   "--config.model.layers=1",
   "--config.model.dim=32",
   "--config.batch_size=32",

@@ -1,6 +1,7 @@
 """SASRec on the synthetic shop, beside `tiger_synthetic`.
 
-Claim: not yet measured. Full ranking, seen items left out.
+Claim: Recall@10 .76 where .817 is the best attainable by the data's law (seed 0, 2,000 steps; half
+of them reach as much on validation). Full ranking, seen items left out.
 
     python -m experiments.run --config=experiments/configs/sasrec_synthetic.py \\
       --workdir=runs/shop_sasrec
@@ -23,7 +24,7 @@ def get_config():
     data=settings.Data(source="synthetic", size="small", max_len=20, buckets=(6, 10)),
     model=settings.model(sasrec.Config, max_len=20, dim=64, heads=2, ff=256, dropout=0.3),
     train=loop.Config(
-      steps=2000,
+      steps=1000,
       optimizer=optim.Config(rate=2e-3, schedule="cosine"),
       eval_every=250,
       save_every=250,

@@ -21,9 +21,10 @@ def get_config():
     seeds=(0,),
     batch_size=128,
     data=settings.Data(source="synthetic", size="small", buckets=(6, 10)),
-    text=settings.Text(dim=64),
+    text=settings.Text(template="{categories} {title} {categories}", dim=32),
+    # A code of the category, about, then one that tells its items apart: no level that only counts.
     semantic_ids=settings.SemanticIds(
-      quantizer=learn.Config(method="rqkmeans", sizes=(32, 32)), collisions=32
+      quantizer=learn.Config(method="rqkmeans", sizes=(48, 32)), policy="optimal"
     ),
     model=settings.model(
       tiger.Config,
@@ -34,17 +35,21 @@ def get_config():
       ff=384,
       layers=2,
       item_causal=True,
+      recency=20,
       beams=20,
     ),
     train=loop.Config(
       steps=1500,
-      optimizer=optim.Config(rate=2e-3, schedule="cosine", warmup=100, weight_decay=0.01),
+      optimizer=optim.Config(rate=3e-3, schedule="cosine", warmup=100, weight_decay=0.01),
       eval_every=500,
       save_every=500,
       best="valid/ndcg@10",
       fused_products=True,
     ),
     evaluation=settings.Evaluation(
-      deny_seen=True, by_score=False, baselines=("popularity", "item_knn")
+      deny_seen=True,
+      by_score=False,
+      baselines=("popularity", "item_knn"),
+      compare=("experiments/configs/sasrec_synthetic.py",),
     ),
   )
