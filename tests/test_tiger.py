@@ -67,6 +67,18 @@ def test_the_packed_loss_and_gradient_are_those_of_all_prefixes(more):
   chex.assert_trees_all_close(grad, wanted_grad, atol=1e-4)
 
 
+@pytest.mark.parametrize("recency", [0, 3])
+def test_the_score_of_a_target_is_what_the_loss_says(recency):
+  cfg = dataclasses.replace(CFG, recency=recency)
+  system, assets, batch = tiger.make(cfg), tiger.assets(cfg, codes()), unpacked(packed_batch())
+  params = system.init(jax.random.key(0), assets, batch)
+  lost = jax.jit(system.loss)(params, assets, batch, jax.random.key(1)).sum
+  question = {"user": batch["user"], "history": batch["history"]}
+  asked = question | {"candidates": batch["target"][:, None]}
+  scores = jax.jit(system.score)(params, assets, asked)[:, 0]
+  np.testing.assert_allclose(-jnp.where(batch["weight"] > 0, scores, 0).sum(), lost, rtol=1e-4)
+
+
 def test_no_target_sees_what_comes_after_it():
   system, assets, batch = tiger.make(CFG), tiger.assets(CFG, codes()), packed_batch()
   params = system.init(jax.random.key(0), assets, batch)

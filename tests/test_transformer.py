@@ -131,3 +131,13 @@ def test_a_width_that_does_not_divide_is_named():
     transformer.Encoder(1, 3, F, 0.0).init(
       jax.random.key(0), jnp.ones((1, 2, D)), jnp.ones((1, 1, 1, 2), bool), train=False
     )
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_the_last_place_alone_is_that_of_all(norm_first):
+  model, params, x = made(norm_first=norm_first)
+  where = seen(second=2) & attention.causal(T)
+  every = model.apply(params, x, where, train=False)
+  last = model.apply(params, x, where, train=False, last=True)
+  assert last.shape == (B, 1, D)
+  np.testing.assert_allclose(last, every[:, -1:], atol=1e-5)

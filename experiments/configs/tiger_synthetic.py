@@ -1,10 +1,13 @@
 """TIGER on a synthetic shop: raw files to recommendations in minutes on a laptop CPU.
 
-Claim: above popularity and item-kNN; measured Recall@10 .517 where .817 is the best attainable by
-the data's law (seed 0, five minutes on 2 cores; not yet tuned). Packed training, item-causal
-encoder; full ranking, seen items left out (no one meets an item twice there).
+Claim: Recall@10 .741 and NDCG@10 .506 where the data's law allows .817 and .578, against SASRec
+.746 and .524, item-kNN .333 and popularity .091; seed 0, three minutes in all on 2 cores. Packed
+training with an item-causal encoder and `recency`, without which 4,000 steps reached .611. Full
+ranking, seen items left out (no one meets an item twice there).
 
     python -m experiments.run --config=experiments/configs/tiger_synthetic.py --workdir=runs/shop
+
+Hardware: 2 CPU cores.
 """
 
 from experiments import settings
