@@ -64,7 +64,6 @@ def _ours(cfg: rqvae.Config, x: np.ndarray) -> Callable[[], object]:
   one = jax.jit(
     step.make_step(system, optimizer),
     donate_argnums=0,
-    compiler_options=dict(process.train_options()),
   )
   held = [jax.tree.map(lambda leaf: leaf.copy(), first)]
 
