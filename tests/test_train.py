@@ -303,7 +303,8 @@ def start(workdir, steps, *more, devices=1):
 def finish(process):
   out, error = process.communicate(timeout=240)
   assert process.returncode == 0, error[-3000:]
-  return json.loads(out.strip().split("\n")[-1])
+  # Gloo tells on the same stream that it is connected, sometimes last.
+  return json.loads([line for line in out.splitlines() if line.startswith("{")][-1])
 
 
 def wait_for_step(workdir, step, process):

@@ -103,7 +103,7 @@ def _first_state(params, cfg: t5.Config, states: Array, mask: Array, key) -> Arr
   """[B, D] what the decoder makes of START and the source."""
 
   def decoded(model: t5.T5, tokens, states, where):
-    return model.decoder(model.embed(tokens), attention.causal(1), states, where)
+    return model.decoder(model.embed(tokens), attention.causal(1), states, (where, None))
 
   tokens = jnp.full((len(states), 1), START, jnp.int32)
   rngs = {} if key is None else {"dropout": key}
