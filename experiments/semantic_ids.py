@@ -56,8 +56,9 @@ def main(argv):
     rows[method] = [_seed(method, int(seed), x, category, workdir) for seed in _SEEDS.value]
     print(method, json.dumps(rows[method], indent=1), flush=True)
   if _RECORD.value:
+    told = {f.name: f.value for f in flags.FLAGS.get_key_flags_for_module("__main__")}
     record = {
-      "flags": {f.name: f.value for f in flags.FLAGS.get_key_flags_for_module("__main__")},
+      "flags": told | {"encoder": "/".join(pathlib.Path(_ENCODER.value).parts[-2:])},
       "date": datetime.date.today().isoformat(),
       "hardware": results.hardware(),
       "vectors_sha256": artefact.content_hash(x),
