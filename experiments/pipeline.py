@@ -299,7 +299,9 @@ def run(
     if record is not None:
       results.write(record / f"{name}.json", config, table, job.seconds())
     print(results.render(table))
-  if mode in ("all", "recommend") and job.built.system.recommend is not None:
+  # Who is asked for a rating has no history to show.
+  recommends = job.built.system.recommend is not None and not job.task.ratings
+  if mode in ("all", "recommend") and recommends:
     path = job.recommend(learned[config.seeds[0]])
     first = json.loads(path.open().readline())
     print(f"\nFor {first['user']}:")

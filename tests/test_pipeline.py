@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from experiments import settings
+from experiments import pipeline, settings
 from recjax.recommender import Recommender
+from recjax.systems.collaborative import mf
 from recjax.systems.generative import tiger
 from recjax.train import loop, optim
 
@@ -80,3 +81,22 @@ def test_sections_become_dataclasses_and_unknown_keys_are_named():
   model.dmi = 3
   with pytest.raises(ValueError, match=r"Config has no \['dmi'\]; it has \['beams'"):
     settings.build(tiger.Config, model)
+
+
+def test_a_run_that_predicts_ratings_ends_with_its_errors(tmp_path):
+  config = settings.config(
+    system="mf",
+    task="rating",
+    examples="events",
+    seeds=(0, 1),
+    batch_size=64,
+    data=settings.Data(source="synthetic", size="tiny", max_len=1),
+    model=settings.model(mf.Config, dim=4),
+    train=loop.Config(steps=4),
+    evaluation=settings.Evaluation(),
+  )
+  table = pipeline.run(config, tmp_path, "all", name="mf", record=tmp_path / "kept")
+  assert [set(row) for row in table["mf"]] == [{"seed", "rmse", "mae"}] * 2
+  assert table["mf"][0]["rmse"] > table["mf"][0]["mae"] > 0
+  assert (tmp_path / "kept" / "mf.json").exists() and (tmp_path / "report.html").exists()
+  assert not (tmp_path / "recommendations.jsonl").exists()
