@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import ml_collections
 import numpy as np
 
-from experiments import settings, sources
+from experiments import language, settings, sources
 from recjax.data.interactions import Interactions
 from recjax.semid import artefact
 from recjax.systems import SYSTEMS
@@ -23,6 +23,7 @@ class Ingredients(Protocol):
   known: Interactions  # the events that may be learned from
   vectors: np.ndarray  # [I, D]
   ids: artefact.SemanticIds
+  language: language.Language
 
 
 class Built(NamedTuple):
@@ -31,6 +32,7 @@ class Built(NamedTuple):
   config: Any  # the module's Config, sized by the data
   pretrain: System | None = None  # a stage before, over the same assets
   shared: dict[str, str] | None = None  # which parameters it hands on: ours -> theirs
+  rater: System | None = None  # the same parameters, asked for ratings; where None, `system`
 
 
 def build(name: str, section: ml_collections.ConfigDict | None, of: Ingredients) -> Built:
@@ -45,7 +47,8 @@ def build(name: str, section: ml_collections.ConfigDict | None, of: Ingredients)
   cfg = settings.build(module.Config, section, **sizes)
   assets = () if make_assets is None else make_assets(module, cfg, of)
   pretrain = module.make_pretrain(cfg) if hasattr(module, "make_pretrain") else None
-  return Built(module.make(cfg), assets, cfg, pretrain, getattr(module, "SHARED", None))
+  rater = module.make_rating(cfg) if hasattr(module, "make_rating") else None
+  return Built(module.make(cfg), assets, cfg, pretrain, getattr(module, "SHARED", None), rater)
 
 
 def _sizes(of: Ingredients) -> dict[str, Any]:
@@ -86,6 +89,15 @@ def _from_links(module, cfg, of: Ingredients) -> Assets:
   return module.assets(cfg, of.known, of.raw.links)
 
 
+def _vocabulary_size(of: Ingredients) -> dict[str, Any]:
+  return {"vocab": len(of.language.words)}
+
+
+def _from_words(module, cfg, of: Ingredients) -> Assets:
+  words = of.language
+  return module.assets(cfg, words.words, words.domain.items, words.ratings)
+
+
 # name -> (sizes that the data gives, how the assets are made); the others read no assets
 _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., Assets]]] = {
   "content": (_sizes, _from_vectors),
@@ -95,7 +107,9 @@ _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., As
   "hybrid": (_sizes, _from_vectors),
   "lightgcn": (_sizes, lambda module, cfg, of: module.assets(cfg, of.known)),
   "mf": (_sizes, _rating_mean),
+  "p5": (_vocabulary_size, _from_words),
   "s3rec": (_attribute_sizes, _from_attributes),
+  "t5_rating": (_vocabulary_size, None),
   "text_graph": (_sizes, lambda module, cfg, of: module.assets(cfg, of.known, of.vectors)),
   "tiger": (lambda of: {"levels": of.ids.sizes}, _from_codes),
 }

@@ -19,7 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import assembly, report, results, settings, sources, tasks
+from experiments import assembly, language, report, results, settings, sources, tasks
 from recjax import growth, recommender
 from recjax.data import examples, interactions, loader, splits, storage
 from recjax.data.interactions import Interactions
@@ -47,6 +47,11 @@ class Run:
     if config.examples not in tasks.EXAMPLES:
       raise ValueError(f"no examples {config.examples!r}; there is {', '.join(tasks.EXAMPLES)}")
     self.task = tasks.TASKS[config.task]
+    self.in_words = self.task.asked is None
+    if not self.in_words == ("prompts" in config) == (config.examples == "prompts"):
+      raise ValueError(
+        "a task in words needs examples='prompts' and a section `prompts`; others not"
+      )
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
 
@@ -111,6 +116,10 @@ class Run:
     return ids
 
   @functools.cached_property
+  def language(self) -> language.Language:
+    return language.Language(settings.build(settings.Prompts, self.config.prompts), self)
+
+  @functools.cached_property
   def built(self) -> assembly.Built:
     return assembly.build(self.config.system, self.config.get("model"), self)
 
@@ -127,23 +136,43 @@ class Run:
     return result
 
   def _fit(self, seed: int, folder: pathlib.Path) -> loop.Result:
-    system, assets, _, pretrain, shared = self.built
+    system, assets, _, pretrain, shared, _ = self.built
     cfg = dataclasses.replace(settings.build(loop.Config, self.config.train), seed=seed)
-    found = tasks.EXAMPLES[self.config.examples](self.known, self.data.max_len)
-    train = self._batches(found, self.config.batch_size, seed)
+    found = before = self._learned()
     suites = self._suites("valid", system, self.known, self.split.valid)
     fingerprint = {"data": _digest(self.known.item, self.known.user), "assets": _content(assets)}
+    more = {"suites": suites, "fingerprint": fingerprint}
+    sums = self.language.cfg.sums if self.in_words else ""
+    if sums:
+      pretrain, shared, before = system, {"": ""}, self.language.sums()
+    if self.in_words:
+      more["init_from"] = self.language.start
+    train = self._batches(found, self.config.batch_size, seed)
     if "pretrain" not in self.config or pretrain is None:
-      more = {"suites": suites, "workdir": folder, "fingerprint": fingerprint}
-      return loop.fit(system, assets, train, cfg, **more)
-    before = dataclasses.replace(settings.build(loop.Config, self.config.pretrain), seed=seed)
-    first = self._batches(found, self.config.pretrain_batch_size, seed)
-    both = [
-      stages.Stage("pretrain", pretrain, assets, first, before),
-      stages.Stage("tune", system, assets, train, cfg, suites, ("pretrain", shared)),
-    ]
-    done = stages.run(both, workdir=folder)
+      return loop.fit(system, assets, train, cfg, workdir=folder, **more)
+    first_cfg = dataclasses.replace(settings.build(loop.Config, self.config.pretrain), seed=seed)
+    batches = self._batches(before, self.config.pretrain_batch_size, seed)
+    first = stages.Stage("pretrain", pretrain, assets, batches, first_cfg)
+    if sums == "vector":
+      tuned = loop.fit(system, assets, train, cfg, workdir=folder / "tune", **more)
+      return self._with_sums(tuned, first, suites, cfg.best, folder / "pretrain")
+    tune = stages.Stage("tune", system, assets, train, cfg, suites, ("pretrain", shared))
+    done = stages.run([first, tune], workdir=folder)
     return done.get("tune", done["pretrain"])  # a signal may have ended it in the first
+
+  def _with_sums(self, tuned, sums: stages.Stage, suites, best, folder) -> loop.Result:
+    if tuned.stopped_by is not None:
+      return tuned
+
+    def measure(params):
+      return evaluate.evaluate(params, self.built.assets, suites, system=self.built.system)
+
+    return language.added(tuned, sums, self.language.start, measure, best, workdir=folder)
+
+  def _learned(self) -> loader.Source:
+    if self.in_words:
+      return self.language.learned(self.known, numbers=self.config.system == "t5_rating")
+    return tasks.EXAMPLES[self.config.examples](self.known, self.data.max_len)
 
   def evaluate(self, params: dict[int, Any]) -> dict[str, list[dict[str, float]]]:
     """Test metrics of the system, a row a seed, and of what it is compared with."""
@@ -152,6 +181,11 @@ class Run:
     for seed, learned in params.items():
       suites = self._suites("", self.built.system, known, self.split.test)
       measured = evaluate.evaluate(learned, self.built.assets, suites, system=self.built.system)
+      if self.in_words:
+        size = self.evaluation.batch_size
+        measured |= self.language.written(
+          learned, self.built.assets, self.built.system, self.split.test, size, self.data.max_len
+        )
       table[self.config.system].append({"seed": seed, **measured})
     for name in self.evaluation.baselines:
       baseline, assets = assembly.build(name, None, self)[:2]
@@ -229,6 +263,19 @@ class Run:
       text=text,
     )
 
+  @property
+  def on_ids(self) -> bool:
+    """Whether the system reads or writes semantic ids."""
+    if self.in_words:
+      return self.language.cfg.index.method.startswith("codes")
+    return "semantic_ids" in self.config
+
+  @property
+  def recommends(self) -> bool:
+    """Whether users are shown items: who is asked for a rating has no history to show."""
+    asked = "sequential" in self.language.families if self.in_words else not self.task.ratings
+    return self.built.system.recommend is not None and asked
+
   def folder(self, seed: int) -> pathlib.Path:
     return self.workdir / f"seed_{seed}"
 
@@ -252,11 +299,19 @@ class Run:
   ) -> list[evaluate.Suite]:
     if not len(events):
       return []
+    if self.in_words:
+      rater, width = self.built.rater or system, self.data.max_len
+      return self.language.suites(name, system, rater, before, events, self.evaluation, width)
     measure = self.task.measure(system, self.evaluation)
     beams = "semantic_ids" in self.config and jax.default_backend() == "cpu"
     return [evaluate.Suite(name, self._asked(before, events), measure, 1 if beams else None)]
 
   def _asked(self, before: Interactions, events: Interactions) -> loader.Batches:
+    if self.in_words:
+      found = self.language.ranked(
+        "sequential", before, events, deny_seen=self.evaluation.deny_seen
+      )
+      return loader.Batches(found, self.evaluation.batch_size, max_len=self._widths)
     found = self.task.asked(self.raw, before, events)
     if self.evaluation.deny_seen:
       found = examples.deny_seen(found)
@@ -290,7 +345,7 @@ def run(
     if result.stopped_by is not None:
       return {}
     learned[seed] = result.params
-  if job.built.system.recommend is not None:
+  if job.built.system.recommend is not None and not job.in_words:
     job.recommender(learned[config.seeds[0]]).save(workdir / recommender.FOLDER)
   table = {}
   if mode in ("all", "evaluate"):
@@ -299,9 +354,7 @@ def run(
     if record is not None:
       results.write(record / f"{name}.json", config, table, job.seconds())
     print(results.render(table))
-  # Who is asked for a rating has no history to show.
-  recommends = job.built.system.recommend is not None and not job.task.ratings
-  if mode in ("all", "recommend") and recommends:
+  if mode in ("all", "recommend") and job.recommends:
     path = job.recommend(learned[config.seeds[0]])
     first = json.loads(path.open().readline())
     print(f"\nFor {first['user']}:")
@@ -315,7 +368,7 @@ def run(
 
 
 def _report(job: Run, name: str) -> None:
-  on_ids, shown = "semantic_ids" in job.config, job.workdir / "recommendations.jsonl"
+  on_ids, shown = job.on_ids, job.workdir / "recommendations.jsonl"
   report.write(
     job.workdir / "report.html",
     title=name,
@@ -352,6 +405,7 @@ def describe(config: ml_collections.ConfigDict) -> str:
     "data": settings.Data,
     "text": settings.Text,
     "semantic_ids": settings.SemanticIds,
+    "prompts": settings.Prompts,
     "model": SYSTEMS[config.system].Config,
     "train": loop.Config,
     "pretrain": loop.Config,

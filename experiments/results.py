@@ -22,6 +22,8 @@ from recjax.metrics import statistics as intervals
 
 Table = Mapping[str, Sequence[Mapping[str, float]]]  # system -> a row a seed
 
+_WIDE = 6  # metrics that fit beside each other
+
 FOLDER = pathlib.Path(__file__).parent / "results"
 PUBLISHED = pathlib.Path(__file__).parent / "published.json"
 
@@ -59,14 +61,22 @@ def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def render(table: Table) -> str:
-  """The results as text, a row a system: means, and after ± the 95% interval over the seeds."""
+  """The results as text, a row a system, or a row a metric where there are many of these.
+
+  Means, and after ± the 95% interval over the seeds.
+  """
   means = {name: mean(rows) for name, rows in table.items() if rows}
   metrics = sorted({metric for row in means.values() for metric in row})
-  lines = ["".join([f"{'':18}", *(f"{m:>18}" for m in metrics)])]
-  for name, row in means.items():
-    cells = (f"{cell(row[m]):>18}" if m in row else f"{'':18}" for m in metrics)
-    lines.append("".join([f"{name:18}", *cells]))
-  return "\n".join(lines)
+  cells = [[cell(row[m]) if m in row else "" for m in metrics] for row in means.values()]
+  grid = [["", *metrics], *([name, *row] for name, row in zip(means, cells, strict=True))]
+  if len(metrics) > _WIDE:
+    grid = list(map(list, zip(*grid, strict=True)))
+  widths = [max(18, *(len(row[at]) + 2 for row in grid)) for at in range(len(grid[0]))]
+  first, *rest = widths
+  return "\n".join(
+    row[0].ljust(first) + "".join(x.rjust(w) for x, w in zip(row[1:], rest, strict=True))
+    for row in grid
+  )
 
 
 def markdown(folder: pathlib.Path = FOLDER) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import ml_collections
 
 from recjax.semid import learn
+from recjax.text import instances
 
 T = TypeVar("T")
 
@@ -50,6 +51,33 @@ class SemanticIds:
   collisions: int = 256  # size of the level that counts up within a collision; 0: see `policy`
   policy: str = "count_up"  # count_up, or next_free or optimal: codes of the last level change
   published: str = ""  # a file of published ids in the order of the raw item numbers, instead
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """Items -> tokens that a language model writes."""
+
+  method: str = "sequential"  # a name in experiments/language.py
+  span: int = 2  # digits of a number in a token of its place; 0: a whole token each
+  spelled: bool = False  # numbers as the vocabulary of texts cuts them, as P5 had them
+  title_words: int = 8  # of the titles that items are written by
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  """Events -> questions and answers in words."""
+
+  vocabulary: str = ""  # a SentencePiece .model; where empty, that of `pretrained`
+  pretrained: str = ""  # a Hugging Face folder of T5 weights to start from
+  file: str = ""  # prompts in place of ours, see recjax/text/p5_prompts.jsonl
+  index: Index = dataclasses.field(default_factory=Index)
+  # Its weights name the families of questions that are learned.
+  instances: instances.Config = dataclasses.field(default_factory=instances.Config)
+  # What learning sums does: "" nothing; "first" training starts from it; "vector" what it changed
+  # is added to the trained parameters, times what validates best. `pretrain` says how they are
+  # learned.
+  sums: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

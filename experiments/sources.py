@@ -14,7 +14,7 @@ from experiments.settings import Data
 from recjax.data import interactions, prepare, splits, synthetic, synthetic_oracle
 from recjax.data.errors import DataError
 from recjax.data.interactions import Catalog, Impressions, Interactions, Links
-from recjax.data.readers import edges, movielens, recbole, sequences, share_ids, tables
+from recjax.data.readers import amazon, edges, movielens, recbole, sequences, share_ids, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,11 @@ def _tables(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
   x = tables.interactions(path / "interactions.csv", {name: name for name in events})
   fields = {"id": "item", "title": "title", "brand": "brand", "categories": "categories"}
   return Raw(x, tables.catalog(path / "items.jsonl", fields, lists=["categories"]))
+
+
+def _reviews(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
+  """Amazon reviews of any edition: stars, text and summary."""
+  return Raw(amazon.reviews(path))
 
 
 def _sequences(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
@@ -165,6 +170,7 @@ SOURCES: dict[str, Source] = {
   "movielens": _movielens,
   "ncf": _ncf,
   "recbole": _recbole,
+  "reviews": _reviews,
   "sequences": _sequences,
   "synthetic": _synthetic,
   "tables": _tables,

@@ -6,6 +6,8 @@
 | top_n | as given, or by ratio | history | full ranking of all a user's test items |
 | sampled | as given, with candidates | candidates | rank among the candidates |
 | rating | as given, or by ratio | user and item | RMSE, MAE |
+| prompts | as next_item | in words | as `language` says of each family of questions |
+| rating_prompts | as rating | in words | the same |
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from recjax.types import System
 
 class Task(NamedTuple):
   split: Callable[[sources.Raw, settings.Data], splits.Split]
-  asked: Callable[[sources.Raw, Interactions, Interactions], Examples]  # (raw, before, events)
-  measure: Callable[[System, settings.Evaluation], evaluate.Measure]
+  # (raw, before, events); None: `language` says what is asked
+  asked: Callable[[sources.Raw, Interactions, Interactions], Examples] | None = None
+  measure: Callable[[System, settings.Evaluation], evaluate.Measure] | None = None
   ratings: bool = False  # what users thought of it counts, not only that they met it
 
 
@@ -80,10 +83,13 @@ TASKS: dict[str, Task] = {
     lambda system, cfg: evaluate.rating(system),
     ratings=True,
   ),
+  "prompts": Task(_next_item_split, ratings=True),
+  "rating_prompts": Task(_ratio_split, ratings=True),
 }
 
 # name -> (train, max_len) -> what one row of a training batch holds
-EXAMPLES: dict[str, Callable[[Interactions, int], Examples]] = {
+EXAMPLES: dict[str, Callable[[Interactions, int], Examples] | None] = {
+  "prompts": None,  # `language` makes them
   "events": lambda train, max_len: examples.events(train),
   "prefixes": lambda train, max_len: examples.prefixes(train),
   "sequences": lambda train, max_len: examples.sequences(train, max_len, stride=max_len),

@@ -18,7 +18,8 @@ A number is one whole token, or digits cut into spans of a fixed width from the 
 with zeros in front: 1003 of 20000, in spans of two, is 0 10 03, as the tokens <s0_0> <s1_10>
 <s2_3>. A text tokenizer would read item_1003 as "100", "3" and so liken it to item_100; here the
 place is part of the token, so that items share a token only where their numbers agree in the same
-place. With a whole token they share nothing.
+place. With a whole token they share nothing. `spelled` gives that reading of plain digits, for
+comparison.
 
 I items (PAD included), L tokens of an identifier, P of a prefix.
 """
@@ -165,6 +166,22 @@ def titles(texts: Sequence[str], split: Callable[[str], list[str]] = str.split) 
   prefixes = Prefixes(tokens, (_PADDING, *known[1:].tolist()))
   number, same = _nth(tokens[1:])
   return _finished(prefixes, np.where((same > 1) | (length == 0), number, -1), "copy")
+
+
+def spelled(index: Index, split: Callable[[str], list[str]]) -> Index:
+  """Numbers that are one token each, written as `split` cuts text: P5's own identifiers.
+
+  Items then share tokens by accident of their digits, and share them with all other numbers.
+  """
+  if index.tokens.shape[1] > 2 or len(index.vocab) < 2:
+    raise DataError(
+      "only numbers of one token each can be spelled", remedy="Index by numbers without spans."
+    )
+  name = index.vocab[1].rpartition("_")[0] + "_"
+  written = [index.vocab[token].removeprefix(name).rstrip(">") for token in index.tokens[1:, 0]]
+  if not all(number.isdecimal() for number in written):
+    raise DataError("the tokens of the index are no numbers", remedy="Index by numbers.")
+  return titles(["", *written], split)
 
 
 def codes(codes: np.ndarray) -> Prefixes:

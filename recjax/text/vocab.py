@@ -101,6 +101,16 @@ class SentencePieces(_Padded):
       raise KeyError(f"the vocabulary has no token {token!r}")
     return self._processor.piece_to_id(token)
 
+  def pieces(self, text: str) -> list[str]:
+    """The pieces of a text without added tokens; characters that none has are left out."""
+    while True:
+      found = self._processor.encode(text, out_type=str)
+      known = [self._processor.piece_to_id(piece) != self.unk for piece in found]
+      if all(known):
+        return found
+      kept = "".join(piece for piece, k in zip(found, known, strict=True) if k)
+      text = kept.replace("\u2581", " ")
+
   def sentinel(self, i: int) -> int:
     """The id of <extra_id_i>, which stands for the i-th masked span."""
     return self.id(f"<extra_id_{i}>")

@@ -1,0 +1,324 @@
+"""Systems that read and write text: how a run's users and items are written, and what is asked.
+
+| family | question | measured |
+|---|---|---|
+| sequential, direct | with or without a history | full ranking, by beams |
+| rating | user, item | RMSE, MAE |
+| explanation, summary | user, item, a review | BLEU, ROUGE, exact match |
+
+Of each family one prompt is kept from training: with it, the same is measured as FAMILY_unseen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import logging
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from experiments import settings, sources
+from recjax.data import examples, loader
+from recjax.data.interactions import Interactions
+from recjax.semid import artefact
+from recjax.systems.generative import p5
+from recjax.text import (
+  arithmetic,
+  asked,
+  indexing,
+  instances,
+  prompts,
+  questions,
+  t5_weights,
+  vocab,
+)
+from recjax.text.instances import Instances
+from recjax.text.prompts import Prompt
+from recjax.text.questions import Questions
+from recjax.train import evaluate, generated, loop, optim, stages, task_vectors
+from recjax.train import mesh as meshes
+from recjax.types import Params, System
+
+_logger = logging.getLogger(__name__)
+
+RANKED = ("sequential", "direct")  # families that an item answers
+WRITTEN = ("explanation", "summary")  # those that a text answers
+ANSWERS = {  # what is measured: a prompt may have another target, as yes or no, and only train
+  "sequential": "{target}",
+  "direct": "{target}",
+  "rating": "{rating}",
+  "explanation": "{explanation}",
+  "summary": "{summary}",
+}
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a task vector
+_CHOICES = {"candidates", "candidate", "candidate_title"}  # no question about the whole catalogue
+
+
+class Ingredients(Protocol):
+  """What users and items are written from; each part costs nothing until it is asked for."""
+
+  raw: sources.Raw
+  known: Interactions  # the events that may be learned from
+  ids: artefact.SemanticIds
+
+
+class Language:
+  """The words of a run: its vocabulary, its items, its prompts."""
+
+  def __init__(self, cfg: settings.Prompts, of: Ingredients):
+    self.cfg, self.of = cfg, of
+    self.families = tuple(cfg.instances.weights)
+    if not self.families:
+      raise ValueError(
+        "prompts.instances.weights names no family of questions: give each one that is to be "
+        f"learned a weight; there is {', '.join(prompts.TASKS)}"
+      )
+    if not cfg.vocabulary and not cfg.pretrained:
+      raise ValueError("prompts needs a vocabulary, or the folder of a pretrained T5")
+    if cfg.sums not in ("", "first", "vector"):
+      raise ValueError(f"prompts.sums is '', first or vector, not {cfg.sums!r}")
+    ours = prompts.load(sources.path_of(cfg.file)) if cfg.file else prompts.collection()
+    known = [prompt for prompt in ours if prompt.task in self.families]
+    self.seen, self.unseen = prompts.hold_out(known)
+    for family in self.families:
+      for which in (self.seen, self.unseen):
+        if not _measurable(which, family):
+          raise ValueError(
+            f"no prompt of {family!r} is answered by {ANSWERS[family]} alone among those "
+            f"{'kept from' if which is self.unseen else 'of'} training: the last one is kept"
+          )
+
+  @functools.cached_property
+  def pieces(self) -> vocab.SentencePieces:
+    """Of texts, without the tokens of users and items."""
+    path = self.cfg.vocabulary or pathlib.Path(self.cfg.pretrained) / "spiece.model"
+    return vocab.t5(sources.path_of(str(path)))
+
+  @functools.cached_property
+  def words(self) -> vocab.SentencePieces:
+    return instances.vocabulary(self.pieces, self.index, self.of.known.num_users)
+
+  @functools.cached_property
+  def index(self) -> indexing.Index:
+    cfg = self.cfg.index
+    if cfg.method not in INDEXES:
+      raise ValueError(f"no index {cfg.method!r}; there is {', '.join(INDEXES)}")
+    if not cfg.spelled:
+      return INDEXES[cfg.method](self, cfg)
+    whole = INDEXES[cfg.method](self, dataclasses.replace(cfg, span=0))
+    return indexing.spelled(whole, self.pieces.pieces)
+
+  @functools.cached_property
+  def titles(self) -> list[str]:
+    catalog = self.of.raw.catalog
+    return (catalog["title"] if "title" in catalog.fields else catalog.ids).tolist()
+
+  @functools.cached_property
+  def domain(self) -> instances.Domain:
+    return instances.domain(self.of.known, self.index, self.titles)
+
+  @property
+  def ratings(self) -> np.ndarray:
+    """The ratings that users gave, ascending; none where the families ask for none."""
+    rating = self.of.known.rating
+    return np.unique(rating) if "rating" in self.families and rating is not None else np.zeros(0)
+
+  @functools.cached_property
+  def pretrained(self) -> Params | None:
+    """The weights of a T5, read once."""
+    return t5_weights.load(self.cfg.pretrained)[1] if self.cfg.pretrained else None
+
+  def start(self, fresh: Params) -> Params:
+    """Fresh parameters, or those of a pretrained T5 with fresh rows for users and items."""
+    if self.pretrained is None:
+      return fresh
+    theirs = {name: tree for name, tree in self.pretrained.items() if name in fresh["t5"]}
+    return p5.from_t5(fresh, theirs, known=len(self.pieces))
+
+  def learned(self, known: Interactions, *, numbers: bool = False) -> loader.Source:
+    """The mixture of questions that training goes through; with `numbers`, ratings as these."""
+    if numbers:
+      q = questions.rating(known)
+      return asked.rated(self._instances("rating", self.seen, q))
+    found = [_QUESTIONS[family](known) for family in self.families]
+    return Instances(found, self.seen, self.domain, self.words, self.cfg.instances)
+
+  def sums(self) -> arithmetic.Sums:
+    """All sums of two numbers below 100."""
+    return arithmetic.Sums(self.words, count=10_000)
+
+  def ranked(
+    self,
+    family: str,
+    before: Interactions,
+    events: Interactions,
+    *,
+    unseen: bool = False,
+    deny_seen: bool = False,
+  ) -> asked.Asked:
+    """Which item of all answers, for every event; user and history beside, to show them."""
+    found = examples.next_events(before, events)
+    if family == "sequential":
+      q = questions.sequential(found)
+    else:
+      q = Questions(family, found.dense["user"], found.dense["target"], np.arange(len(found)))
+    instances_of = self._instances(family, self.unseen if unseen else self.seen, q)
+    source = asked.ranked(instances_of, deny_seen=deny_seen and q.history is not None)
+    shown = examples.Examples(
+      {**source.answer.dense, "user": q.user},
+      {} if q.history is None else {"history": q.history},
+      source.answer.right,
+    )
+    return dataclasses.replace(source, answer=shown)
+
+  def _instances(self, family: str, which: Sequence[Prompt], q: Questions) -> Instances:
+    """Every question of a family once, as it is measured."""
+    cfg = dataclasses.replace(self.cfg.instances, weights={}, size=0)
+    return Instances([q], _measurable(which, family), self.domain, self.words, cfg)
+
+  def suites(
+    self,
+    name: str,
+    system: System,
+    rater: System,
+    before: Interactions,
+    events: Interactions,
+    cfg: settings.Evaluation,
+    width: int,
+  ) -> list[evaluate.Suite]:
+    """Items ranked and ratings told, by prompts that were trained with and by one that was not."""
+    found = []
+    for family, unseen in itertools.product(self.families, (False, True)):
+      if family in RANKED:
+        source = self.ranked(family, before, events, unseen=unseen, deny_seen=cfg.deny_seen)
+        measure = _ranking(system, tuple(cfg.ks))
+      elif family == "rating":
+        which = self.unseen if unseen else self.seen
+        source = asked.rated(self._instances("rating", which, questions.rating(events)))
+        measure = _rating(rater)
+      else:
+        continue
+      batches = loader.Batches(source, cfg.batch_size, max_len=width)
+      devices = 1 if family in RANKED and jax.default_backend() == "cpu" else None
+      parts = (name, family + ("_unseen" if unseen else ""))
+      found.append(evaluate.Suite("/".join(filter(None, parts)), batches, measure, devices))
+    return found
+
+  def written(
+    self, params: Params, assets, system: System, events: Interactions, batch_size: int, width: int
+  ) -> dict[str, float]:
+    """What the system writes beside what users wrote."""
+    found = {}
+    for family in (f for f in self.families if f in WRITTEN):
+      for kind, which in (("", self.seen), ("_unseen", self.unseen)):
+        source = self._instances(family, which, _QUESTIONS[family](events))
+        batches = loader.Batches(source, batch_size, max_len=width)
+        said, wanted = generated.texts(
+          params, assets, batches, system=system, decode=self.words.decode
+        )
+        scores = generated.scores(said, wanted)
+        found |= {f"{family}{kind}/{metric}": value for metric, value in scores.items()}
+    return found
+
+
+def added(
+  tuned: loop.Result,
+  sums: stages.Stage,
+  start: Callable[[Params], Params],
+  measure: Callable[[Params], Mapping[str, float]],
+  best: str | None,
+  *,
+  workdir: pathlib.Path,
+) -> loop.Result:
+  """`tuned` with the task vector of sums added, times what is the best by a validation metric."""
+  if best is None:
+    raise ValueError("prompts.sums='vector' needs train.best, the metric that chooses its scale")
+  mesh, optimizer = meshes.make_mesh(), optim.make(sums.cfg.optimizer, sums.cfg.steps, sums.system)
+  example = meshes.put_batch(sums.train[0], mesh)
+  fresh = loop.fresh(sums.system, optimizer, sums.assets, example, sums.cfg, mesh, ())
+  base = jax.device_get(start(fresh.params))  # of the same seed, so where both trainings began
+  learned = loop.fit(
+    sums.system, sums.assets, sums.train, sums.cfg, workdir=workdir, init_from=start
+  )
+  if learned.stopped_by is not None:
+    return learned
+  vector = task_vectors.difference(jax.device_get(learned.params), base)
+  edited = task_vectors.Edited(jax.device_get(tuned.params))
+  tried = {scale: edited.add("sums", vector, scale).params for scale in SCALES}
+  found = {scale: measure(params) for scale, params in tried.items()}
+  for scale, metrics in found.items():
+    _logger.info("sums x %g: %s %.4f", scale, best, metrics[best])
+  chosen = max(SCALES, key=lambda scale: found[scale][best])
+  return tuned._replace(params=tried[chosen], metrics={**found[chosen], "sums_scale": chosen})
+
+
+def _explained(x: Interactions) -> Questions:
+  """Explanations where the data has some, else the first sentences of reviews."""
+  return questions.explanation(x if "explanation" in x.fields else questions.first_sentences(x))
+
+
+# Compiled once for all suites that are measured alike.
+_ranking = functools.cache(evaluate.ranking_by_list)
+_rating = functools.cache(evaluate.rating)
+
+
+def _measurable(which: Sequence[Prompt], family: str) -> list[Prompt]:
+  """The prompts of a family whose answer is measured; those with choices ask of no catalogue."""
+  own = (p for p in which if p.task == family and p.target == ANSWERS[family])
+  return [p for p in own if not p.fields & _CHOICES]
+
+
+_QUESTIONS: dict[str, Callable[[Interactions], Questions]] = {
+  "sequential": lambda x: questions.sequential(examples.prefixes(x)),
+  "direct": questions.direct,
+  "rating": questions.rating,
+  "explanation": _explained,
+  "summary": questions.summary,
+}
+
+
+def _span(cfg: settings.Index) -> int | None:
+  return cfg.span or None
+
+
+def _categories(of: Language) -> indexing.Prefixes:
+  return indexing.category_tree(of.of.raw.catalog["categories"].tolist())
+
+
+def _codes(of: Language) -> indexing.Prefixes:
+  """Without the level that only tells apart what has the same codes."""
+  ids = of.of.ids
+  levels = ids.codes.shape[1] if ids.quantizer is None else len(ids.quantizer.sizes)
+  return indexing.codes(ids.codes[:, :levels])
+
+
+def _clusters(of: Language, cfg: settings.Index) -> indexing.Prefixes:
+  return indexing.clusters(of.of.known, seed=cfg.seed)
+
+
+def _titles(of: Language, cfg: settings.Index) -> indexing.Index:
+  first = [" ".join(str(title).split()[: cfg.title_words]) for title in of.titles]
+  return indexing.titles(first, of.pieces.pieces)
+
+
+# A method `X+item` gives each item a token of its own behind its prefix, where `X` counts.
+INDEXES: dict[str, Callable[[Language, settings.Index], indexing.Index]] = {
+  "random": lambda of, cfg: indexing.randomly(
+    of.of.known.num_items, seed=cfg.seed, span=_span(cfg)
+  ),
+  "popularity": lambda of, cfg: indexing.by_popularity(of.of.known, span=_span(cfg)),
+  "time": lambda of, cfg: indexing.by_time(of.of.known, span=_span(cfg)),
+  "sequential": lambda of, cfg: indexing.sequentially(of.of.known, seed=cfg.seed, span=_span(cfg)),
+  "title": _titles,
+  "clusters": lambda of, cfg: indexing.counted(_clusters(of, cfg)),
+  "clusters+item": lambda of, cfg: indexing.independent(_clusters(of, cfg)),
+  "category": lambda of, cfg: indexing.counted(_categories(of)),
+  "category+item": lambda of, cfg: indexing.independent(_categories(of)),
+  "codes": lambda of, cfg: indexing.counted(_codes(of)),
+  "codes+item": lambda of, cfg: indexing.independent(_codes(of)),
+}
