@@ -89,6 +89,10 @@ def _from_links(module, cfg, of: Ingredients) -> Assets:
   return module.assets(cfg, of.known, of.raw.links)
 
 
+def _code_sizes(of: Ingredients) -> dict[str, Any]:
+  return {"levels": of.ids.sizes}
+
+
 def _vocabulary_size(of: Ingredients) -> dict[str, Any]:
   return {"vocab": len(of.language.words)}
 
@@ -111,5 +115,6 @@ _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., As
   "s3rec": (_attribute_sizes, _from_attributes),
   "t5_rating": (_vocabulary_size, None),
   "text_graph": (_sizes, lambda module, cfg, of: module.assets(cfg, of.known, of.vectors)),
-  "tiger": (lambda of: {"levels": of.ids.sizes}, _from_codes),
+  "tiger": (_code_sizes, _from_codes),
+  "tiger_lm": (_code_sizes, _from_codes),
 }

@@ -176,4 +176,5 @@ def _grow_content(of: Recommender, new: np.ndarray, made: np.ndarray) -> Changes
 GROWING: dict[str, Callable[[Recommender, np.ndarray, np.ndarray], Changes]] = {
   "content": _grow_content,
   "tiger": _grow_tiger,
+  "tiger_lm": _grow_tiger,
 }

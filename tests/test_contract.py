@@ -174,6 +174,7 @@ SETUPS = {
   "gru4rec": recurrent_setup,
   "sasrec": sequential_setup,
   "tiger": tiger_setup,
+  "tiger_lm": tiger_setup,
 }
 # name -> (train) -> examples to learn from, where they are not one prefix a row.
 EXAMPLES = {
@@ -205,6 +206,7 @@ TRAINING = {
   "neumf": (250, 1e-2),
   "text_graph": (200, 1e-2),
   "tiger": (600, 3e-3),
+  "tiger_lm": (300, 3e-3),
 }
 # What each must reach on the planted walk, where it is not asked to find the next item.
 REACHES = {"graphrec": 0.0, "popularity": 0.0}

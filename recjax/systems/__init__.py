@@ -19,7 +19,7 @@ from recjax.systems.collaborative import (
   text_graph,
   user_knn,
 )
-from recjax.systems.generative import p5, t5_rating, tiger
+from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
 from recjax.systems.sequential import bert4rec, caser, fdsa, gru4rec, s3rec, sasrec
 
 # name -> module, lower case and underscores; a new system is one import and one line here
@@ -45,5 +45,6 @@ SYSTEMS: dict[str, ModuleType] = {
   "t5_rating": t5_rating,
   "text_graph": text_graph,
   "tiger": tiger,
+  "tiger_lm": tiger_lm,
   "user_knn": user_knn,
 }

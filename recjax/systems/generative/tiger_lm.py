@@ -1,0 +1,113 @@
+"""TIGER (see `tiger`) without an encoder: one causal stack over the codes of a history.
+
+An item is a short code, and a history the codes of its items in a row, behind a hashed user token.
+A language model of such rows learns every place of a history in one pass, and the next item is
+written by the same beam search over the catalogue's trie. Unlike the encoder-decoder, an item's
+own codes are read causally too, and the last item is near by its distance alone.
+
+Batches are those of `tiger`: `next` is packed, `target` is one item after each history.
+
+B batch, T history (left-padded), L levels, V tokens, K results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from recjax import losses
+from recjax.decode import beam, exact
+from recjax.nn import causal, t5
+from recjax.systems.generative import tiger
+from recjax.types import PAD, Loss, System
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """TIGER's sizes, the layers of encoder and decoder in one stack."""
+
+  levels: tuple[int, ...] = (256, 256, 256, 256)  # codes a level, the collision level last
+  user_buckets: int = 0  # 0: no user token
+  dim: int = 128
+  heads: int = 6
+  head_dim: int = 64
+  ff: int = 1024
+  layers: int = 8
+  dropout: float = 0.1
+  beams: int = 20  # at least as many as results
+  dtype: str = "float32"
+
+  @property
+  def vocab(self) -> int:
+    return 1 + sum(self.levels) + self.user_buckets
+
+  @property
+  def t5(self) -> t5.Config:
+    names = ("vocab", "dim", "heads", "head_dim", "ff", "layers", "dropout", "dtype")
+    return t5.Config(**{name: getattr(self, name) for name in names})
+
+
+assets = tiger.assets
+
+
+def make(cfg: Config) -> System:
+  length = len(cfg.levels)
+  first_user = 1 + sum(cfg.levels)
+
+  def read(assets, batch):
+    """Tokens [B, U + T L], U 1 with a user token, and which are real."""
+    tokens = assets["tokens"][batch["history"]].reshape(len(batch["history"]), -1)
+    if not cfg.user_buckets:
+      return tokens
+    user = first_user + batch["user"] % cfg.user_buckets
+    # Beside the first item, however much padding stands before it.
+    at = jnp.argmax(jnp.pad(tokens, ((0, 0), (0, 1)), constant_values=1) != PAD, axis=1)
+    tokens = jnp.pad(tokens, ((0, 0), (1, 0)))
+    return jnp.where(jnp.arange(tokens.shape[1])[None] == at[:, None], user[:, None], tokens)
+
+  def init(key, assets, batch):
+    return causal.init(key, cfg.t5)
+
+  def loss(params, assets, batch, key):
+    before = read(assets, batch)
+    target = batch["next"] if "next" in batch else batch["target"][:, None]  # [B, N]
+    answers = assets["tokens"][target]  # [B, N, L]
+    tokens = jnp.concatenate([before, answers[:, -1, :-1]], axis=1)
+    found = causal.logits(params, cfg.t5, tokens, mask=tokens != PAD, key=key)
+    found = found[:, -target.shape[1] * length :].reshape(*answers.shape, -1)  # [B, N, L, V]
+    where = (target != PAD) & (batch["weight"] > 0)[:, None]
+    where = jnp.broadcast_to(where[..., None], answers.shape)
+    return Loss(*losses.softmax_xent(found, answers, where))
+
+  def step(params, tokens, cache):
+    return causal.step(params, cfg.t5, tokens, cache)
+
+  def start(params, assets, batch):
+    tokens = read(assets, batch)
+    before = tokens[:, :-1]
+    cache = causal.start_cache(params, cfg.t5, before, mask=before != PAD, length=length)
+    return tokens[:, -1], cache
+
+  def recommend(params, assets, batch, *, k, key=None):
+    return beam.search(
+      step,
+      params,
+      *start(params, assets, batch),
+      assets["trie"],
+      k=k,
+      beams=max(k, cfg.beams),
+      allow=batch.get("allow"),
+      deny=batch.get("deny"),
+      reorder=t5.reorder,
+    )
+
+  def score(params, assets, batch):
+    """Log-likelihoods: exact, without a beam's error; of the whole catalogue by default."""
+    begun, tree = start(params, assets, batch), assets["trie"]
+    if "candidates" in batch:
+      found = batch["candidates"]
+      return exact.candidates(step, params, *begun, tree, found, reorder=t5.reorder)
+    return exact.catalogue(step, params, *begun, tree, reorder=t5.reorder)
+
+  return System(init, loss, recommend=recommend, score=score)
