@@ -26,6 +26,12 @@ def write(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def as_user() -> dict[str, str]:
+  """The environment of a launched process: the devices it chooses, programs compiled in haste."""
+  return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+@pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
   """The folder of real data sets named by RECJAX_DATA (see the README)."""
   folder = os.environ.get("RECJAX_DATA", "")

@@ -340,6 +340,7 @@ def test_minilm_is_that_of_sentence_transformers(minilm):
   np.testing.assert_allclose(ours(texts), theirs.encode(texts), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_minilm_is_that_of_sentence_transformers_on_a_thousand_real_titles(minilm, real_data):
   ours, theirs = minilm
   with gzip.open(real_data / "amazon14_p5" / "Beauty" / "items.jsonl.gz", "rt") as file:

@@ -1,11 +1,13 @@
 """Fine-tuning a T5 on pairs: it learns to reverse words, keeps its answers, names what is bad."""
 
+import functools
 import json
 import logging
 import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from experiments.configs import t5_pairs
 from recjax.data.errors import DataError
 from recjax.nn import t5
 from recjax.text import t5_weights, vocab
-from recjax.train import generated
+from recjax.train import generated, mesh
 
 ROOT = pathlib.Path(__file__).parent.parent
 VOCAB = str(ROOT / "tokenizers" / "synthetic.model")
@@ -61,10 +63,13 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(files, tmp_path_factory):
-  """A run that was cut after 100 steps and went on to 900."""
+  """A run that was cut after 100 steps and went on to 900; on one device, which is quicker."""
   workdir = tmp_path_factory.mktemp("run")
-  first = pairs.run(config(steps=100), files, workdir, vocabulary=VOCAB)
-  last = pairs.run(config(), files, workdir, vocabulary=VOCAB)
+  alone = functools.partial(mesh.make_mesh, devices=jax.devices()[:1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(mesh, "make_mesh", alone)
+    first = pairs.run(config(steps=100), files, workdir, vocabulary=VOCAB)
+    last = pairs.run(config(), files, workdir, vocabulary=VOCAB)
   return workdir, first, last
 
 

@@ -26,10 +26,10 @@ def cells():
       yield "".join(cell["source"]) + (TINY if "config" in tags else "")
 
 
-def test_the_cells_run_end_to_end(tmp_path):
+def test_the_cells_run_end_to_end(as_user, tmp_path):
   script = "import sys\n" + "\n".join(cells())
   command = [sys.executable, "-c", script, str(tmp_path / "run")]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+  done = subprocess.run(command, cwd=ROOT, env=as_user, capture_output=True, text=True, timeout=300)
   assert done.returncode == 0, done.stderr[-3000:]
   assert "best attainable" in done.stdout and "after " in done.stdout
 

@@ -29,12 +29,18 @@ TINY = (
 )
 
 
-def launch(*arguments):
-  command = [sys.executable, "-m", "experiments.run", CONFIG, *arguments]
-  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def launch(as_user):
+  def launched(*arguments):
+    command = [sys.executable, "-m", "experiments.run", CONFIG, *arguments]
+    return subprocess.run(
+      command, cwd=ROOT, env=as_user, capture_output=True, text=True, timeout=300
+    )
+
+  return launched
 
 
-def test_raw_files_to_recommendations_and_back_where_it_was(tmp_path):
+def test_raw_files_to_recommendations_and_back_where_it_was(launch, tmp_path):
   workdir = f"--workdir={tmp_path / 'run'}"
   first = launch(workdir, *TINY)
   assert first.returncode == 0, first.stderr[-3000:]
@@ -58,7 +64,7 @@ def test_raw_files_to_recommendations_and_back_where_it_was(tmp_path):
   assert changed.returncode != 0 and "made with another config" in changed.stderr
 
 
-def test_help_prints_every_field_and_a_typo_is_an_error():
+def test_help_prints_every_field_and_a_typo_is_an_error(launch):
   told = launch("--mode=help").stdout
   for line in (
     "model.item_causal=True  # the encoder",

@@ -289,7 +289,7 @@ def test_closed_form_systems_are_solved_and_kept(tmp_path):
 
 
 def environment(devices):
-  flags = f"--xla_force_host_platform_device_count={devices}"
+  flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
   return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
