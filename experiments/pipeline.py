@@ -66,8 +66,18 @@ class Run:
     return raw
 
   @functools.cached_property
+  def _split(self) -> tuple[splits.Split, np.ndarray]:
+    whole = self.task.split(self.raw, self.data)
+    return splits.cold_items(whole, self.data.cold, seed=self.data.split_seed)
+
+  @property
   def split(self) -> splits.Split:
-    return self.task.split(self.raw, self.data)
+    return self._split[0]
+
+  @property
+  def cold(self) -> np.ndarray:
+    """[I] the items that test and that nothing was learned of, by choice."""
+    return self._split[1]
 
   @property
   def known(self) -> Interactions:

@@ -21,10 +21,13 @@ import numpy as np
 from experiments import results
 from recjax.semid import report
 
+_METRICS = "metrics.jsonl"
+_DRAWN = ("/recall@10", "/ndcg@10", "/rmse")  # of validation
+
 _STYLE = """
 :root { color-scheme: light dark; --edge: #8884; --mark: #1a7f37; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 60rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--edge);
@@ -35,7 +38,8 @@ img { max-width: 100%; height: auto; background: #fff; }
 .users { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); }
 .user { border: 1px solid var(--edge); border-radius: .5rem; padding: .2rem 1rem 1rem; }
 .user h3 { font-size: 1rem; overflow-wrap: anywhere; } ol { padding-left: 1.4rem; margin: .3rem 0; }
-li { overflow-wrap: anywhere; } .note { opacity: .75; font-size: .9rem; }
+li { overflow-wrap: anywhere; }
+.note { opacity: .75; font-size: .9rem; overflow-wrap: anywhere; }
 """
 
 
@@ -69,11 +73,11 @@ def write(
 
 
 def curves_of(folders: Mapping[str, pathlib.Path]) -> dict[str, list[dict[str, float]]]:
-  """name -> the lines of metrics.jsonl in its folder, none where it learned in closed form."""
+  """name -> the lines of metrics.jsonl of its last stage, none where it learned in closed form."""
   found = {}
   for name, folder in folders.items():
-    path = folder / "metrics.jsonl"
-    found[name] = [json.loads(line) for line in path.open()] if path.exists() else []
+    paths = [path for path in (folder / "tune" / _METRICS, folder / _METRICS) if path.exists()]
+    found[name] = [json.loads(line) for line in paths[0].open()] if paths else []
   return found
 
 
@@ -128,7 +132,8 @@ def _learning(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> io.BytesIO
   for name, lines in curves.items():
     told = [(x["step"], x["loss"]) for x in lines if "loss" in x]
     loss.plot(*zip(*told, strict=True), label=name) if told else None
-    for metric in ("valid/recall@10", "valid/ndcg@10", "valid/rmse"):
+    known = sorted({metric for line in lines for metric in line if metric.startswith("valid/")})
+    for metric in (m for m in known if m.endswith(_DRAWN)):
       told = [(x["step"], x[metric]) for x in lines if metric in x]
       if told:
         valid.plot(*zip(*told, strict=True), marker=".", label=f"{name} {metric[6:]}")

@@ -46,7 +46,7 @@ def main(argv):
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a page a checkpoint
   workdir = pathlib.Path(_WORKDIR.value)
   raw = sources.read(settings.Data(source="sequences", path=_PATH.value), workdir)
-  category = second_category(raw.catalog)
+  category = sources.category(raw.catalog)[PAD + 1 :]
   x = _vectors(raw.catalog, workdir)[PAD + 1 :]
   rows = {}
   for path in sorted(sources.path_of(_PATH.value).glob("sid_*.json.gz")):
@@ -66,11 +66,6 @@ def main(argv):
     }
     pathlib.Path(_RECORD.value).write_text(json.dumps(record, indent=1) + "\n")
   print(table(rows))
-
-
-def second_category(catalog: Catalog) -> np.ndarray:
-  """[I - 1] the second category of each item's path, "" where there is none."""
-  return np.array([c[1] if len(c) > 1 else "" for c in catalog["categories"][PAD + 1 :]])
 
 
 def table(rows: dict[str, list[dict]]) -> str:

@@ -32,6 +32,7 @@ class Data:
   max_len: int = 20  # history items that a model reads
   buckets: tuple[int, ...] = ()  # shorter widths that short histories are padded to in training
   split_seed: int = 0  # of splits at random
+  cold: float = 0.0  # of the items that test, so many are kept from training and validation
 
 
 @dataclasses.dataclass(frozen=True)

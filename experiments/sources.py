@@ -163,6 +163,11 @@ def path_of(given: str) -> pathlib.Path:
   return path if path.exists() or path.is_absolute() or not root else pathlib.Path(root) / path
 
 
+def category(catalog: Catalog, depth: int = 1) -> np.ndarray:
+  """[I] the category of each item at a depth of its path; "" where it ends before."""
+  return np.array([path[depth] if len(path) > depth else "" for path in catalog["categories"]])
+
+
 SOURCES: dict[str, Source] = {
   "ciao": _ciao,
   "gowalla": _gowalla,

@@ -31,3 +31,19 @@ def rank(every: Array, batch: Batch, *, k: int) -> Ranked:
     every = every.at[rows, batch["deny"]].set(-jnp.inf)
   best, ids = jax.lax.top_k(every, k)
   return Ranked(jnp.where(best > -jnp.inf, ids, PAD), best)
+
+
+def mixed(one: Ranked, other: Ranked, count: int) -> Ranked:
+  """K results, `count` of them the best of `other`, the rest the best of `one`; by their scores.
+
+  Where `other` has fewer, more of `one` stay.
+  """
+  k = one.ids.shape[1]
+  if not 0 <= count <= k or other.ids.shape[1] < count:
+    raise ValueError(f"{count} of {k} results cannot come from {other.ids.shape[1]}")
+  wanted = jnp.minimum(count, (other.ids[:, :count] != PAD).sum(1))[:, None]
+  keep = jnp.arange(k)[None] < k - wanted
+  ids = jnp.concatenate([jnp.where(keep, one.ids, PAD), other.ids[:, :count]], axis=1)
+  scores = jnp.concatenate([jnp.where(keep, one.scores, -jnp.inf), other.scores[:, :count]], axis=1)
+  best, at = jax.lax.top_k(scores, k)
+  return Ranked(jnp.take_along_axis(ids, at, axis=1), best)

@@ -86,6 +86,15 @@ def diversity(ids: Array, vectors: Array, where: Array | None = None) -> Array:
   return keep(ratio(apart, jnp.sum(pair, axis=(1, 2))), where)
 
 
+def entropy(ids: Array, group: Array, where: Array | None = None) -> Array:
+  """The entropy, in nats, of the groups [I] (such as categories) of a list's items."""
+  chex.assert_rank([ids, group], [2, 1])
+  groups, filled = jnp.asarray(group)[ids], _filled(ids)
+  same = (groups[:, :, None] == groups[:, None, :]) & filled[:, None, :]
+  share = ratio(jnp.sum(same, axis=2), jnp.sum(filled, axis=1)[:, None])  # [B, K] of each's group
+  return keep(_mean(-jnp.log(jnp.where(filled, share, 1.0)), filled), where)
+
+
 def _filled(ids: Array) -> Array:
   return jnp.asarray(ids) != PAD  # [B, K]
 

@@ -48,6 +48,7 @@ class Config:
   layers: int = 4  # of the encoder and of the decoder
   dropout: float = 0.1
   beams: int = 20  # at least as many as results
+  temperature: float = 1.0  # of lists that are drawn, with a key, instead of searched for
   item_causal: bool = False  # the encoder sees no later item; packed training needs it
   recency: int = 0  # of so many latest items the decoder knows which is which; 0: none, as in T5
   level_softmax: bool = False  # normalise over one level's codes, not over all tokens
@@ -176,17 +177,11 @@ def make(cfg: Config) -> System:
     return jnp.full(len(mask), START, jnp.int32), cache
 
   def recommend(params, assets, batch, *, k, key=None):
-    return beam.search(
-      step,
-      params,
-      *start(params, assets, batch),
-      assets["trie"],
-      k=k,
-      beams=max(k, cfg.beams),
-      allow=batch.get("allow"),
-      deny=batch.get("deny"),
-      reorder=t5.reorder,
-    )
+    begun, tree = start(params, assets, batch), assets["trie"]
+    more = {name: batch.get(name) for name in ("allow", "deny")} | {"k": k, "reorder": t5.reorder}
+    if key is None:
+      return beam.search(step, params, *begun, tree, beams=max(k, cfg.beams), **more)
+    return beam.sample(step, params, *begun, tree, key=key, temperature=cfg.temperature, **more)
 
   def score(params, assets, batch):
     """Log-likelihoods: exact, without a beam's error; of the whole catalogue by default."""

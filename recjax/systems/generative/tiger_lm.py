@@ -36,6 +36,7 @@ class Config:
   layers: int = 8
   dropout: float = 0.1
   beams: int = 20  # at least as many as results
+  temperature: float = 1.0  # of lists that are drawn, with a key, instead of searched for
   dtype: str = "float32"
 
   @property
@@ -90,17 +91,11 @@ def make(cfg: Config) -> System:
     return tokens[:, -1], cache
 
   def recommend(params, assets, batch, *, k, key=None):
-    return beam.search(
-      step,
-      params,
-      *start(params, assets, batch),
-      assets["trie"],
-      k=k,
-      beams=max(k, cfg.beams),
-      allow=batch.get("allow"),
-      deny=batch.get("deny"),
-      reorder=t5.reorder,
-    )
+    begun, tree = start(params, assets, batch), assets["trie"]
+    more = {name: batch.get(name) for name in ("allow", "deny")} | {"k": k, "reorder": t5.reorder}
+    if key is None:
+      return beam.search(step, params, *begun, tree, beams=max(k, cfg.beams), **more)
+    return beam.sample(step, params, *begun, tree, key=key, temperature=cfg.temperature, **more)
 
   def score(params, assets, batch):
     """Log-likelihoods: exact, without a beam's error; of the whole catalogue by default."""
