@@ -40,7 +40,7 @@ from recjax.text import (
 from recjax.text.instances import Instances
 from recjax.text.prompts import Prompt
 from recjax.text.questions import Questions
-from recjax.train import evaluate, generated, loop, optim, stages, task_vectors
+from recjax.train import checkpoint, evaluate, generated, loop, optim, stages, task_vectors
 from recjax.train import mesh as meshes
 from recjax.types import Params, System
 
@@ -252,8 +252,8 @@ def added(
   tried = {scale: edited.add("sums", vector, scale).params for scale in SCALES}
   found = {scale: measure(params) for scale, params in tried.items()}
   for scale, metrics in found.items():
-    _logger.info("sums x %g: %s %.4f", scale, best, metrics[best])
-  chosen = max(SCALES, key=lambda scale: found[scale][best])
+    _logger.info("sums x %g: %s %.4f", scale, best, metrics[best.removeprefix("-")])
+  chosen = max(SCALES, key=lambda scale: checkpoint.worth(found[scale], best))
   return tuned._replace(params=tried[chosen], metrics={**found[chosen], "sums_scale": chosen})
 
 

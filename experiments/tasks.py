@@ -42,8 +42,20 @@ def _ratio_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
   """At random, a tenth each for validation and test; each part in the order of users."""
   if raw.split is not None:
     return raw.split
-  parts = splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed)
-  return splits.Split(*(x.take(np.argsort(x.user, kind="stable")) for x in parts))
+  return _by_user(splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed))
+
+
+def _rating_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
+  """The same; where the source gives no validation part, a tenth of its training events is one."""
+  split = _ratio_split(raw, cfg)
+  if len(split.valid):
+    return split
+  train, valid, _ = splits.ratio(split.train, valid=0.1, test=0.0, seed=cfg.split_seed)
+  return _by_user(splits.Split(train, valid, split.test))
+
+
+def _by_user(split: splits.Split) -> splits.Split:
+  return splits.Split(*(x.take(np.argsort(x.user, kind="stable")) for x in split))
 
 
 def _ranked(system: System, cfg: settings.Evaluation) -> evaluate.Measure:
@@ -78,13 +90,13 @@ TASKS: dict[str, Task] = {
     lambda system, cfg: evaluate.sampled_ranking(system, cfg.ks),
   ),
   "rating": Task(
-    _ratio_split,
+    _rating_split,
     lambda raw, before, events: examples.events(events),
     lambda system, cfg: evaluate.rating(system),
     ratings=True,
   ),
   "prompts": Task(_next_item_split, ratings=True),
-  "rating_prompts": Task(_ratio_split, ratings=True),
+  "rating_prompts": Task(_rating_split, ratings=True),
 }
 
 # name -> (train, max_len) -> what one row of a training batch holds

@@ -197,6 +197,20 @@ def test_the_best_and_the_last_are_kept(tmp_path):
     run(None, suites=suites, best="valid/auc")
 
 
+def test_of_an_error_the_least_is_best(tmp_path):
+  x = toy.log()
+  split = splits.leave_one_out(x)
+  valid = loader.Batches(examples.sequences(split.train, 8), 32, max_len=8)
+  system = toy.make(x.num_items)
+  suites = [evaluate.Suite("valid", valid, evaluate.loss(system, jax.random.key(0)))]
+  result = run(
+    tmp_path, steps=16, train=toy.batches(split.train), suites=suites, eval_every=4, save_every=4,
+    best="-valid/loss", optimizer=optim.Config(rate=1.0),
+  )  # fmt: skip
+  losses = [line["valid/loss"] for line in told(tmp_path) if "valid/loss" in line]
+  assert result.metrics["valid/loss"] == min(losses) < max(losses) and len(losses) == 4
+
+
 def explodes(at):
   """A loss that is not finite for every batch that holds the given user."""
   base = toy.make(toy.log().num_items)

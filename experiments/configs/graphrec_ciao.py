@@ -35,6 +35,8 @@ def get_config():
       optimizer=optim.Config(rate=1e-3, clip=None),
       eval_every=1776,
       save_every=1776,
+      best="-valid/rmse",
+      patience=2,
     ),
     evaluation=settings.Evaluation(),
   )

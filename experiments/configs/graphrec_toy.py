@@ -34,6 +34,8 @@ def get_config():
       optimizer=optim.Config(rate=1e-3, clip=None),
       eval_every=111,
       save_every=111,
+      best="-valid/rmse",
+      patience=5,
     ),
     evaluation=settings.Evaluation(),
   )

@@ -44,6 +44,15 @@ class Found:
     return self.meta["step"]
 
 
+def worth(metrics: Mapping[str, float], best: str) -> float | None:
+  """What `best` makes of metrics, more being better: the metric NAME or, of "-NAME", its negative.
+
+  None where it was not measured.
+  """
+  value = metrics.get(best.removeprefix("-"))
+  return -value if value is not None and best.startswith("-") else value
+
+
 class Checkpoints:
   """The checkpoints of one run: saved asynchronously, kept by recency and by best metric."""
 
@@ -53,7 +62,7 @@ class Checkpoints:
     *,
     fingerprint: Mapping[str, Any],  # the part of the config that the state depends on
     keep_last: int = 2,
-    best: str | None = None,  # a metric of which more is better
+    best: str | None = None,  # a metric of which more is better; "-NAME": less
   ):
     self.folder = pathlib.Path(folder).absolute()
     self._fingerprint = json.loads(json.dumps(fingerprint, default=str))
@@ -147,7 +156,7 @@ class Checkpoints:
         shutil.rmtree(each.path)
 
   def _metric(self, found: Found) -> float | None:
-    return None if self._best is None else found.meta.get("metrics", {}).get(self._best)
+    return None if self._best is None else worth(found.meta.get("metrics", {}), self._best)
 
   def _check_fingerprint(self, found: Found) -> None:
     theirs, ours = found.meta.get("fingerprint", {}), self._fingerprint

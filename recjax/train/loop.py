@@ -49,7 +49,7 @@ class Config:
   eval_every: int = 0  # 0: at the end only
   save_every: int = 1000  # and after each evaluation and at the end
   keep_last: int = 2
-  best: str | None = None  # the metric that chooses a checkpoint; more is better
+  best: str | None = None  # the metric that chooses a checkpoint; more is better, of "-NAME" less
   patience: int = 0  # evaluations without a better one before stopping; 0: never
   profile: tuple[int, int] | None = None  # trace these steps into workdir/profile
 

@@ -33,7 +33,7 @@ class Meter:
     self.pending: tuple | None = None  # metrics of the group in flight
     self.sums: dict[str, list[float]] = {}  # name -> [sum, weight] since the last report
     self.metrics: dict[str, float] = {}  # the last evaluation
-    self.best: tuple[float, int] | None = None  # (value, step)
+    self.best: tuple[float, int] | None = None  # (worth, step)
     self.stale = 0  # evaluations since the best
     self.flops = self._peak = 0.0
     self._restart(0)
@@ -99,10 +99,11 @@ class Meter:
     name = self._name
     if name is None:
       return
-    if name not in measured:
+    value = checkpoint.worth(measured, name)
+    if value is None:
       raise ValueError(f"no metric {name!r} to choose by; measured: {', '.join(sorted(measured))}")
-    if self.best is None or measured[name] > self.best[0]:
-      self.best, self.stale = (measured[name], at), 0
+    if self.best is None or value > self.best[0]:
+      self.best, self.stale = (value, at), 0
     else:
       self.stale += 1
 
