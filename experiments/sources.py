@@ -96,6 +96,10 @@ def _sequences(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
   catalog = None
   if (path / "items.jsonl.gz").exists():
     catalog = sequences.items(path / "items.jsonl.gz")
+    if "title" not in catalog.fields and "keywords" in catalog.fields:
+      catalog = dataclasses.replace(
+        catalog, fields={**catalog.fields, "title": catalog["keywords"]}
+      )
   elif (path / "item2attributes.json.gz").exists():
     catalog = sequences.attributes(path / "item2attributes.json.gz")
   return Raw(sequences.grouped(path / "sequences.txt.gz"), catalog)

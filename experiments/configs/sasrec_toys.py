@@ -10,28 +10,11 @@ Beauty. Ours is not yet measured.
 Hardware: 2 CPU cores.
 """
 
-from experiments import settings
-from recjax.systems.sequential import sasrec
-from recjax.train import loop, optim
+from experiments.configs import sasrec_beauty
 
 
 def get_config():
-  return settings.config(
-    system="sasrec",
-    task="next_item",
-    examples="sequences",
-    seeds=(0,),
-    batch_size=256,
-    data=settings.Data(
-      source="sequences", path="amazon14_p5/Toys_and_Games", max_len=50, buckets=(8, 16)
-    ),
-    model=settings.model(sasrec.Config, max_len=50, dim=64, heads=1, ff=256, dropout=0.5),
-    train=loop.Config(
-      steps=8000,
-      optimizer=optim.Config(rate=1e-3),
-      eval_every=380,
-      best="valid/ndcg@10",
-      patience=3,
-    ),
-    evaluation=settings.Evaluation(ks=(5, 10)),
-  )
+  config = sasrec_beauty.get_config()
+  config.data.path = "amazon14_p5/Toys_and_Games"
+  config.train.update(steps=8000, eval_every=380, patience=3)
+  return config

@@ -98,14 +98,17 @@ def pairs(path: Path, *, on_error: str = "raise") -> Interactions:
 def items(path: Path, *, on_error: str = "raise") -> Catalog:
   """JSON lines beside such sequences: id, asin, title, categories (the first path), attributes.
 
-  What no line has is left out.
+  `idgenrec_id`, words that IDGenRec made of a title, are `fields["keywords"]`. What no line has is
+  left out.
   """
   kinds = {"id": Keys, "asin": Texts, "title": Texts, "categories": Tuples, "attributes": Tuples}
+  kinds |= {"keywords": Texts}
+  written = {name: name for name in kinds} | {"keywords": "idgenrec_id"}
   present = {"id"}
 
   def rows(line: str) -> list[tuple]:
     r = json_object(line)
-    present.update(kinds.keys() & r.keys())
+    present.update(name for name, key in written.items() if key in r)
     return [
       (
         field(r, "id"),
@@ -113,6 +116,7 @@ def items(path: Path, *, on_error: str = "raise") -> Catalog:
         plain(r.get("title")),
         first_path(r.get("categories")),
         r.get("attributes") or (),
+        r.get("idgenrec_id"),
       )
     ]
 

@@ -1,0 +1,20 @@
+"""TIGER trained packed on Amazon Toys (2014, 5-core).
+
+Published: Recall@5 .0521, NDCG@5 .0371, Recall@10 .0712, NDCG@10 .0432. The settings
+and protocol of `tiger_beauty_packed`. Ours is not yet measured.
+
+    python -m experiments.run --config=experiments/configs/tiger_toys_packed.py \\
+      --workdir=runs/tiger_toys_packed
+
+Hardware: 2 CPU cores.
+"""
+
+from experiments.configs import tiger_beauty_packed
+
+
+def get_config():
+  config = tiger_beauty_packed.get_config()
+  config.data.path = "amazon14_p5/Toys_and_Games"
+  config.text.template = "{title} {categories}"
+  config.evaluation.compare = ("experiments/configs/sasrec_toys.py",)
+  return config
