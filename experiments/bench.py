@@ -1,9 +1,13 @@
 """Measure one suite against its peers: `python -m experiments.bench --suite=metrics`.
 
 Prints one JSON line a figure; `ratio` above 1 means ours is better, measured in turn with the
-peer in the same run. Keep the machine idle: another busy process spoils a ratio.
+peer in the same run. Keep the machine idle: another busy process spoils a ratio. The allocator
+keeps what is freed, for ours and for the peers.
 """
 
+from experiments import launch  # before all others
+
+# isort: split
 import importlib
 import pkgutil
 
@@ -20,6 +24,7 @@ _SUITE = flags.DEFINE_multi_enum("suite", [], SUITES, "What to measure; may be r
 
 def main(argv):
   del argv
+  launch.prepare(devices=1)
   for name in _SUITE.value or SUITES:
     for figure in importlib.import_module(f"experiments.benchmarks.{name}").figures():
       print(timing.line({"suite": name} | figure), flush=True)

@@ -7,18 +7,17 @@ Without --model a T5 is made from scratch, of the sizes of --config.model and th
 --vocab. `experiments/configs/t5_pairs.py` holds the defaults, `experiments/pairs.py` the job.
 """
 
-import logging
+from experiments import launch  # before all others
+
+# isort: split
 import math
-import os
 import pathlib
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments import pairs
 from recjax.data.errors import DataError
-from recjax.train import process
 
 _DEFAULTS = pathlib.Path(__file__).parent / "configs" / "t5_pairs.py"
 
@@ -36,12 +35,7 @@ def main(argv):
   del argv
   if not _MODEL.value and not _VOCAB.value:
     raise app.UsageError("give --model, or --vocab for a model from scratch")
-  # As in experiments/run.py: two devices on a CPU, where a batch splits over them.
-  process.keep_freed_memory()
-  process.host_devices(math.gcd(_CONFIG.value.pairs.batch_size, min(2, os.cpu_count() or 1)))
-  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a page a checkpoint
-  for name in ("recjax", "experiments"):
-    logging.getLogger(name).setLevel(logging.INFO)
+  launch.prepare(devices=math.gcd(_CONFIG.value.pairs.batch_size, 2))
   files = {name: flag.value for name, flag in _FILES.items()}
   workdir = pathlib.Path(_WORKDIR.value)
   try:

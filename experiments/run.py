@@ -3,16 +3,15 @@
 `--mode=help` prints every field of the config with its value and meaning.
 """
 
-import logging
-import os
+from experiments import launch  # before all others
+
+# isort: split
 import pathlib
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments import pipeline
-from recjax.train import process
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run goes on where it was.")
@@ -22,13 +21,7 @@ _MODE = flags.DEFINE_enum("mode", "all", pipeline.MODES, "Which stage to run, an
 
 def main(argv):
   del argv
-  # Settings of the process, before any device is used. Two devices on a CPU of several cores: a
-  # batch split over them trains faster than one device that uses all the cores.
-  process.keep_freed_memory()
-  process.host_devices(min(2, os.cpu_count() or 1))
-  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a page a checkpoint
-  for name in ("recjax", "experiments"):
-    logging.getLogger(name).setLevel(logging.INFO)
+  launch.prepare()
   if _MODE.value == "help":
     print(pipeline.describe(_CONFIG.value))
     return

@@ -10,6 +10,9 @@ A finished seed is not done again.
 
 from __future__ import annotations
 
+from experiments import launch  # before all others
+
+# isort: split
 import datetime
 import json
 import pathlib
@@ -17,13 +20,11 @@ import time
 
 import numpy as np
 from absl import app, flags
-from absl import logging as absl_logging
 
 from experiments import results, settings, sources
 from recjax.data.interactions import Catalog
 from recjax.semid import artefact, learn, report
 from recjax.text import encoders, lsa, vectors
-from recjax.train import process
 from recjax.types import PAD
 
 _PATH = flags.DEFINE_string("path", None, "The folder of the items, as data.path.", required=True)
@@ -33,6 +34,9 @@ _TEMPLATE = flags.DEFINE_string("template", "{title}", "Fields of the catalogue.
 _DIM = flags.DEFINE_integer("dim", 384, "Of lsa.", lower_bound=1)
 _METHODS = flags.DEFINE_list("methods", ["rqvae", "rqkmeans"], "Of recjax.semid.learn.")
 _EPOCHS = flags.DEFINE_integer("epochs", 60, "Of the RQ-VAE.", lower_bound=1)
+_SINKHORN = flags.DEFINE_float(
+  "sinkhorn", 0.0, "Of the RQ-VAE's last level, see learn.Config.", 0.0
+)
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run each.")
 _RECORD = flags.DEFINE_string("record", None, "A file for the results.")
 
@@ -42,8 +46,7 @@ LEVELS = 3  # collisions are compared before a further level
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  process.keep_freed_memory()
-  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a page a checkpoint
+  launch.prepare(devices=1)
   workdir = pathlib.Path(_WORKDIR.value)
   raw = sources.read(settings.Data(source="sequences", path=_PATH.value), workdir)
   category = sources.category(raw.catalog)[PAD + 1 :]
@@ -94,12 +97,13 @@ def _vectors(catalog: Catalog, workdir: pathlib.Path) -> np.ndarray:
 
 
 def _seed(method: str, seed: int, x, category, workdir: pathlib.Path) -> dict:
-  folder = workdir / f"{method}_{_EPOCHS.value}_{seed}"
+  soft = f"_{_SINKHORN.value:g}" if _SINKHORN.value else ""
+  folder = workdir / f"{method}_{_EPOCHS.value}{soft}_{seed}"
   done = folder / "row.json"
   if done.exists():
     return json.loads(done.read_text())
   began = time.perf_counter()
-  cfg = learn.Config(method=method, seed=seed, epochs=_EPOCHS.value)
+  cfg = learn.Config(method=method, seed=seed, epochs=_EPOCHS.value, sinkhorn=_SINKHORN.value)
   made = learn.quantizer(cfg, x, workdir=folder)
   seconds = time.perf_counter() - began
   row = {"seed": seed, **_row(made.encode(x), category, x, made), "seconds": round(seconds, 1)}

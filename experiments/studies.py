@@ -14,11 +14,12 @@ of item vectors, mixed alike. With --record=FOLDER results are kept there as CON
 
 from __future__ import annotations
 
+from experiments import launch  # before all others
+
+# isort: split
 import dataclasses
 import datetime
 import json
-import logging
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments import assembly, pipeline, results, sources
@@ -35,7 +35,7 @@ from recjax.data import loader
 from recjax.decode import topk, trie
 from recjax.metrics import beyond, ranking
 from recjax.systems import SYSTEMS
-from recjax.train import loop, process
+from recjax.train import loop
 from recjax.types import PAD, Ranked, System
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.")
@@ -180,11 +180,7 @@ STUDIES = {"beam": beam, "diversity": diversity, "cold": cold}
 
 def main(argv):
   del argv
-  process.keep_freed_memory()
-  process.host_devices(min(2, os.cpu_count() or 1))  # as the run that is gone on with
-  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a page a checkpoint
-  for name in ("recjax", "experiments"):
-    logging.getLogger(name).setLevel(logging.INFO)
+  launch.prepare()
   run = Finished(pipeline.Run(_CONFIG.value, pathlib.Path(_WORKDIR.value)), _USERS.value)
   rows = STUDIES[_STUDY.value](run)
   print(results.render({name: [row] for name, row in rows.items()}))

@@ -1,11 +1,14 @@
 """Settings of a process are tested in one of their own."""
 
 import json
+import pathlib
 import subprocess
 import sys
 import textwrap
 
 import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def run(code):
@@ -24,8 +27,8 @@ def run(code):
 def test_freed_memory_stays_and_is_not_faulted_in_again():
   found = run("""
     import ctypes, json, resource, threading
-    from recjax.train import process
-    kept = process.keep_freed_memory()
+    from recjax.train import allocator
+    kept = allocator.keep_freed_memory()
     libc, size = ctypes.CDLL("libc.so.6"), 3 * 2**30  # beyond what an int can say of bytes
     libc.malloc.restype = ctypes.c_void_p
 
@@ -74,3 +77,23 @@ def test_importing_recjax_sets_nothing():
     print(json.dumps({"same": dict(os.environ) == before, "devices": len(jax.devices())}))
   """)
   assert found["devices"] == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+@pytest.mark.parametrize("script", ["run", "bench", "studies", "semantic_ids", "finetune_t5"])
+def test_a_script_sets_the_allocator_before_a_thread_has_a_heap(script, tmp_path):
+  """glibc tells its heaps: there is the main one alone, though pyarrow's threads allocate."""
+  report = tmp_path / "heaps.xml"
+  found = run(f"""
+    import ctypes, json, sys
+    sys.path.insert(0, {str(ROOT)!r})
+    import experiments.{script}
+    import pyarrow
+    libc = ctypes.CDLL("libc.so.6")
+    libc.fopen.restype = ctypes.c_void_p
+    file = ctypes.c_void_p(libc.fopen({str(report)!r}.encode(), b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    print(json.dumps(open({str(report)!r}).read().count("<heap nr=")))
+  """)
+  assert found == 1

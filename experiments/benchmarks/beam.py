@@ -21,7 +21,6 @@ from experiments.benchmarks import timing
 from recjax.decode import beam
 from recjax.decode import trie as tries
 from recjax.nn import t5
-from recjax.train import process
 from recjax.types import Array, Params, Ranked
 
 USERS, SOURCE, LEVELS, CODES, ITEMS = 32, 81, 4, 256, 12_000
@@ -37,7 +36,6 @@ CONSTRAINT_FLOOR = 1 / 1.04
 
 
 def figures() -> Iterator[timing.Figure]:
-  process.keep_freed_memory()  # for the peer too: the allocator is the process's
   codes = catalogue(ITEMS)
   trie = tries.build(codes, VOCAB)
   params = t5.init(jax.random.key(0), T5)

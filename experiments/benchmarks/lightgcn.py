@@ -24,7 +24,6 @@ USERS, ITEMS, EDGES, DIM, LAYERS, BATCH = 29_858, 40_981, 810_128, 64, 3, 2048
 
 
 def figures() -> Iterator[timing.Figure]:
-  process.keep_freed_memory()
   user, item = edges()
   made = graph.bipartite(user, item, USERS, ITEMS)
   x, out = np.random.default_rng(1).normal(size=(2, USERS + ITEMS, DIM)).astype(np.float32)

@@ -22,7 +22,6 @@ _STEPS, _ROUNDS, _BATCH = 10, 3, 256
 
 
 def figures() -> Iterator[timing.Figure]:
-  process.keep_freed_memory()
   cfg = tiger.Config()
   rng = np.random.default_rng(0)
   codes = np.concatenate([np.full((1, 4), -1), _distinct(rng, 12_000)])

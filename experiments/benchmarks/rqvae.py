@@ -16,14 +16,13 @@ import numpy as np
 
 from experiments.benchmarks import timing
 from recjax.semid import rqvae
-from recjax.train import optim, process, state, step
+from recjax.train import optim, state, step
 
 BATCH, STEPS, ROUNDS = 1024, 10, 7
 ITEMS, CODED = 1_000_000, 100_000  # coding is linear: time a tenth
 
 
 def figures() -> Iterator[timing.Figure]:
-  process.keep_freed_memory()  # of the whole process: the peers have it too
   x = np.random.default_rng(0).normal(size=(8 * BATCH, 768)).astype(np.float32)
   cfg = rqvae.Config()
   yield from _against("torch", cfg, x, _plain)

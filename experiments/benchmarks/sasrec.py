@@ -13,6 +13,9 @@ turn in a process of its own, as the settings come before the backend.
 
 from __future__ import annotations
 
+from experiments import launch  # before all others
+
+# isort: split
 import contextlib
 import functools
 import json
@@ -30,7 +33,7 @@ from recjax.data import examples, interactions, loader, splits
 from recjax.data.interactions import Interactions
 from recjax.data.readers import sequences
 from recjax.systems.sequential import sasrec
-from recjax.train import evaluate, loop, mesh, optim, process, step
+from recjax.train import evaluate, loop, mesh, optim, step
 
 USERS, ITEMS, BATCH, MAX_LEN, WIDTHS = 22_363, 12_101, 256, 50, (8, 16, 50)
 CFG = sasrec.Config(num_items=ITEMS + 1, max_len=MAX_LEN, dim=64, heads=2, ff=256, dropout=0.5)
@@ -50,8 +53,7 @@ def figures() -> Iterator[timing.Figure]:
 
 
 def measure() -> Iterator[timing.Figure]:
-  process.keep_freed_memory()
-  process.host_devices(CORES)
+  launch.prepare(devices=CORES)
   source, x = read()
   split = splits.leave_one_out(x)
   learned = loader.Batches(

@@ -6,7 +6,7 @@ allocator, and run in turn in a process of its own, as the settings come before 
 peer's attention is `eager`, which was faster here than its default, and torch.compile slower
 (seconds of one core a step: 5.0 eager, 5.3 sdpa, 7.7 compiled; in bfloat16 2.5, 2.9, 5.0).
 
-  python -m experiments.benchmarks.t5 [--plain]    # --plain: the allocator as the system has it
+  python -m experiments.bench --suite=t5
 """
 
 from __future__ import annotations
@@ -39,13 +39,17 @@ FLOOR, FLOOR_BFLOAT16 = 1.6, 1.0
 
 
 def figures() -> Iterator[timing.Figure]:
-  for flags in ([], ["--plain"]):
-    command = [sys.executable, "-m", "experiments.benchmarks.t5", *flags]
+  for first in (
+    "from experiments import launch",
+    "",
+  ):  # without: the allocator as the system has it
+    script = f"{first}\nfrom experiments.benchmarks import t5\nt5.main(plain={not first})"
+    command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
       for line in child.stdout:
         yield json.loads(line)
     if child.returncode:
-      raise RuntimeError(f"{' '.join(command)} ended with status {child.returncode}")
+      raise RuntimeError(f"{script!r} ended with status {child.returncode}")
 
 
 def measure(plain: bool) -> Iterator[timing.Figure]:
@@ -53,7 +57,6 @@ def measure(plain: bool) -> Iterator[timing.Figure]:
   if plain:
     runs = {"t5/train plain": ours(CFG, 1, {})}
   else:
-    process.keep_freed_memory()
     process.host_devices(CORES)
     half = dataclasses.replace(CFG, dtype="bfloat16")
     runs = {
@@ -188,6 +191,6 @@ def matmul_peak(size: int = 2048) -> float:
   return 2 * size**3 / min(times) / 1e9
 
 
-if __name__ == "__main__":
-  for measured in measure("--plain" in sys.argv[1:]):
+def main(plain: bool) -> None:
+  for measured in measure(plain):
     print(timing.line(measured), flush=True)

@@ -18,7 +18,6 @@ from experiments.benchmarks import timing
 from recjax.decode import beam
 from recjax.decode import trie as tries
 from recjax.nn import t5
-from recjax.train import process
 
 SIZES = {"12k": 12_000, "1M": 1_000_000, "10M": 10_000_000}
 BEAMS = 50
@@ -26,7 +25,6 @@ SECONDS, BYTES, STEP_FLOOR = 3.0, 150e6, 1 / 1.05  # at 10 million
 
 
 def figures() -> Iterator[timing.Figure]:
-  process.keep_freed_memory()
   built = {}
   for name, items in SIZES.items():
     codes = setting.catalogue(items)

@@ -31,6 +31,7 @@ class Config:
   rate: float = 1e-3  # falls to 0
   code_rate: float = 5.0  # of codebooks that follow the gradient, times the rate
   ema: float = 0.0  # decay of codebooks that are running means; 0: they follow the gradient
+  sinkhorn: float = 0.0  # softness of the last level's balanced choice in training; 0: nearest
 
 
 def quantizer(
@@ -50,7 +51,7 @@ def quantizer(
 
 def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
   key = jax.random.key(cfg.seed)
-  model = rqvae.Config(dim=vectors.shape[1], codes=cfg.sizes, ema=cfg.ema)
+  model = rqvae.Config(dim=vectors.shape[1], codes=cfg.sizes, ema=cfg.ema, sinkhorn=cfg.sinkhorn)
   source = examples.Examples({"vector": vectors})
   batches = loader.Batches(source, cfg.batch_size, max_len=1, seed=cfg.seed, epochs=None)
   train = loop.Config(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import sys
 from collections.abc import Mapping
 
 import jax
@@ -15,27 +13,6 @@ import jax
 # so is decoding a few tokens. For `jax.jit(step, compiler_options=FUSED_PRODUCTS)`; a backend other
 # than the CPU refuses it.
 FUSED_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
-
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, in glibc's malloc.h
-
-
-def keep_freed_memory() -> bool:
-  """Tell glibc to keep what is freed, not give it back and fault it in again each step.
-
-  Costs the process its peak memory for good. Call it first: threads that have allocated keep
-  their ways. False where there is no glibc.
-  """
-  if not sys.platform.startswith("linux"):
-    return False
-  try:
-    mallopt = ctypes.CDLL("libc.so.6").mallopt
-  except (OSError, AttributeError):
-    return False
-  # All three are needed. Without mmap an array comes from a heap; a thread's own heap ends at
-  # 64 MiB, beyond which glibc maps after all, so all threads share the main one; and -1 never
-  # trims it (the greatest int still would, from 2 GiB on).
-  settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
-  return all([mallopt(name, value) for name, value in settings])
 
 
 def host_devices(count: int) -> None:
