@@ -6,8 +6,9 @@ batches of 256, Adam; ours in widths of 8, 16 and 50. The plain peer pads to 50,
 it too drops padded places before the softmax (boolean indexing), its attention is
 `scaled_dot_product_attention`, its optimiser fused; in evaluation it scores the last state alone
 and takes topk. Beside it is measured what it does with our widths, and with bfloat16 as well: no
-such code is about, but it tells the layers from the batches. Both sides have the same cores and the same settings of the allocator, and run in
-turn in a process of its own, as the settings come before the backend.
+such code is about, but it tells the layers from the batches. Both sides have the same cores and
+the same settings of the allocator, and run in turn in a process of its own, as the settings come
+before the backend.
 
   python -m experiments.bench --suite=sasrec
 """
