@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from recjax.data import loader
 from recjax.metrics import additive, classification, impressions, ranking, regression, roc
 from recjax.train import mesh as meshes
+from recjax.train import progress
 from recjax.types import PAD, Array, Assets, Batch, Params, System
 
 Statistics = Mapping[str, Any]  # name -> an additive statistic (see `metrics.additive`)
@@ -48,10 +49,12 @@ def evaluate(
     if suite.devices is not None and jax.process_count() == 1:
       own_mesh = meshes.make_mesh(devices=mesh.devices.flat[: suite.devices])
       learned, read = (meshes.put(tree, own_mesh) for tree in (params, assets))
-    for batch in loader.load(suite.batches):
-      # One batch in flight: the host adds the statistics of the one before.
-      pending, done = measure(learned, read, meshes.put_batch(batch, own_mesh)), pending
-      total = _add(total, done)
+    with progress.bar(len(suite.batches), unit="batch", desc=suite.name or "evaluation") as bar:
+      for batch in loader.load(suite.batches):
+        # One batch in flight: the host adds the statistics of the one before.
+        pending, done = measure(learned, read, meshes.put_batch(batch, own_mesh)), pending
+        total = _add(total, done)
+        bar.update()
     for metric, statistic in _add(total, pending).items():
       value = statistic.finish()
       named = value if isinstance(value, Mapping) else {"": value}

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from recjax.data import loader
-from recjax.train import checkpoint, evaluate, log, optim, process, signals
+from recjax.train import checkpoint, evaluate, log, optim, process, progress, signals
 from recjax.train import mesh as meshes
 from recjax.train import state as states
 from recjax.train import step as steps
@@ -123,7 +123,8 @@ def fit(
   save = _saver(saved, meter)
   done = _finished(cfg, meter, at)
 
-  with signals.Stop() as stop:
+  bar = progress.bar(cfg.steps, unit="step", desc="training", initial=at)
+  with signals.Stop() as stop, progress.log_above():
     try:
       while not done:
         size = _group(train, at, cfg)
@@ -140,13 +141,16 @@ def fit(
         meter.fetch()  # of the group before, while this one runs
         meter.pending = (at, size, metrics, train)
         at += size
+        bar.update(size)
         due = at % cfg.log_every == 0 or at == cfg.steps
         evaluates = at == cfg.steps or (cfg.eval_every and at % cfg.eval_every == 0)
         stops = stop.agreed()
         if due or evaluates or stops or at % cfg.save_every == 0:
           meter.fetch()
         if due:
-          out.write(at, _report(cfg, meter, train, state))
+          told = _report(cfg, meter, train, state)
+          out.write(at, told)
+          progress.show(bar, {"loss": told["loss"], **_chosen(cfg, meter)})
         if evaluates and suites:
           began = time.perf_counter()
           params = states.answering(state)
@@ -160,6 +164,7 @@ def fit(
         if stops:
           break
     finally:
+      bar.close()
       out.close()
       if saved is not None:
         saved.close()
@@ -248,6 +253,12 @@ def _saver(saved: checkpoint.Checkpoints | None, meter: Meter):
 
 def _finished(cfg: Config, meter: Meter, at: int) -> bool:
   return at >= cfg.steps or bool(cfg.patience and meter.stale >= cfg.patience)
+
+
+def _chosen(cfg: Config, meter: Meter) -> dict[str, float]:
+  """The last value of the metric that chooses, where it was measured."""
+  name = (cfg.best or "").removeprefix("-")
+  return {name: meter.metrics[name]} if name in meter.metrics else {}
 
 
 def _report(cfg: Config, meter: Meter, train: loader.Batches, state: states.State):
