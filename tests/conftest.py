@@ -13,6 +13,7 @@ import hypothesis
 import jax
 import pytest
 import reading
+import shelf
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("recjax", deadline=None, max_examples=25, derandomize=True)
@@ -38,3 +39,9 @@ def real_data() -> pathlib.Path:
   if not folder or not pathlib.Path(folder).is_dir():
     pytest.skip("RECJAX_DATA does not name a folder of real data (see the README)")
   return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def shop():
+  """A recommender with items to ask, to save, to grow and to serve; no test changes it."""
+  return shelf.make("tiger")

@@ -1,0 +1,102 @@
+"""A small catalogue, and recommenders of several systems on it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.data import interactions
+from recjax.data.interactions import STRING
+from recjax.growth import Collisions, Text
+from recjax.recommender import Recommender
+from recjax.semid import artefact, assign, quantizer
+from recjax.systems import SYSTEMS
+from recjax.systems.collaborative import content
+from recjax.systems.generative import tiger
+from recjax.text import lsa
+
+COLOURS = ("red", "green", "blue", "grey")
+THINGS = ("lamp", "chair", "table", "clock", "shelf", "mirror")
+TITLES = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]  # 24
+ITEMS = np.array(["", *(f"i{n}" for n in range(1, 25))], STRING)
+USERS = np.array(["", "ada", "bob", "cyd"], STRING)
+NAMES = ITEMS[1:].tolist()
+MAX_LEN = 5
+TEMPLATE = "{title} {brand}"
+CONFIG = tiger.Config(
+  levels=(4, 4, 8), user_buckets=3, dim=16, heads=2, head_dim=8, ff=32, layers=1, dropout=0.0,
+  beams=len(NAMES) + 8,  # as many as there are items: the search misses none
+)  # fmt: skip
+
+
+def log():
+  """Every user meets some of all 24 items, in the order of `ITEMS`."""
+  rng = np.random.default_rng(0)
+  user = rng.integers(1, 4, 300).astype(np.int32)
+  item = np.concatenate([np.arange(1, 25), rng.integers(1, 25, 276)]).astype(np.int32)
+  return interactions.Interactions(user, item, USERS, ITEMS)
+
+
+@functools.cache
+def encoder():
+  return lsa.fit(TITLES, dim=6)
+
+
+def vectors():
+  return np.concatenate([np.zeros((1, 6), np.float32), encoder()(TITLES)])
+
+
+def spread():
+  """[I, 6] vectors far from ties."""
+  return np.random.default_rng(3).normal(size=(25, 6)).astype(np.float32)
+
+
+@functools.cache
+def semantic_ids():
+  """Codes by random codebooks, and a third level that counts."""
+  rng = np.random.default_rng(1)
+  books = tuple(jnp.asarray(rng.normal(0, 0.5, (4, 6)), jnp.float32) for _ in range(2))
+  made = quantizer.Quantizer(books, jnp.zeros(6), jnp.float32(1))
+  return artefact.build(ITEMS, vectors(), made, assign.count_up(8))
+
+
+def batch(histories, users=None):
+  """As a system is asked."""
+  rows = [[0] * (MAX_LEN - len(h)) + [NAMES.index(i) + 1 for i in h] for h in histories]
+  user = np.zeros(len(rows), np.int32) if users is None else np.array(users, np.int32)
+  return {"user": user, "history": np.array(rows, np.int32)}
+
+
+@functools.cache
+def random_params(name, cfg):
+  return SYSTEMS[name].make(cfg).init(jax.random.key(0), (), batch([NAMES[:3]]))
+
+
+def make(name, **more):
+  kept = {"items": ITEMS, "users": USERS, "max_len": MAX_LEN}
+  kept["titles"] = np.array(["", *TITLES], STRING)
+  module = SYSTEMS[name]
+  if name == "tiger":
+    ids = semantic_ids()
+    assets = tiger.assets(CONFIG, ids.codes, capacity=more.pop("capacity", None))
+    text = encoder()
+    kept |= {
+      "ids": ids,
+      "collisions": Collisions("count_up", 8),
+      "text": Text(TEMPLATE, text, text.fingerprint),
+    }
+    return Recommender(name, CONFIG, random_params(name, CONFIG), assets, **kept | more)
+  if name == "sasrec":
+    cfg = module.Config(num_items=25, max_len=MAX_LEN, dim=8, ff=16, layers=1)
+    return Recommender(name, cfg, random_params(name, cfg), (), **kept | more)
+  if name == "mf":
+    cfg = module.Config(num_users=4, num_items=25, dim=8)
+    return Recommender(name, cfg, random_params(name, cfg), (), **kept | more)
+  cfg = module.Config(num_items=25)
+  assets = content.assets(cfg, spread()) if name == "content" else ()
+  return Recommender(name, cfg, module.make(cfg).fit(assets, log()), assets, **kept | more)
+
+
+KINDS = ("content", "item_knn", "popularity", "sasrec", "tiger")
+HISTORIES = [NAMES[:3], NAMES[4:9], ["i20"]]

@@ -1,0 +1,149 @@
+"""New items get their place beside the old, which keep theirs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from shelf import HISTORIES, NAMES, TEMPLATE, encoder, make, spread, vectors
+
+from recjax import growth, recommender
+from recjax.data.errors import DataError
+from recjax.growth import Text
+from recjax.recommender import Recommender
+from recjax.semid import assign
+
+NEW = [
+  {"id": "n1", "title": "green lamp", "brand": "Lux"},
+  {"id": "n2", "title": "grey clock", "brand": None, "price": 3},
+]
+
+
+def test_tiger_codes_new_items_as_the_quantiser_says_and_keeps_the_old(shop):
+  grown = shop.add_items(NEW)
+  assert grown.ids.codes[:25].tolist() == shop.ids.codes.tolist()
+  made = encoder()(["green lamp Lux", "grey clock"])
+  np.testing.assert_array_equal(grown.ids.codes[25:, :2], shop.ids.quantizer.encode(made))
+  for code in grown.ids.codes[25:]:  # counted on from the old ones that share its codes
+    alike = (shop.ids.codes[1:, :2] == code[:2]).all(1).sum()
+    assert code[2] >= alike
+  offsets = np.array([1, 5, 9])
+  np.testing.assert_array_equal(
+    grown.assets["tokens"][1:27], np.asarray(grown.ids.codes[1:]) + offsets
+  )
+  answers = grown.recommend([["n1"]] * 3, k=26, allow=[["n2"], NAMES, ["n1", "i1", "i2"]])
+  assert answers.titles[0] == ["grey clock"] and set(answers.ids[2]) == {"n1", "i1", "i2"}
+  assert "n1" not in shop.items
+
+
+def test_old_items_keep_their_scores_beside_new_ones(shop):
+  grown = shop.add_items(NEW)
+  old = grown.recommend(HISTORIES, k=26, allow=[NAMES] * 3)
+  wanted = shop.recommend(HISTORIES, k=24)
+  assert old.ids == wanted.ids
+  np.testing.assert_allclose(old.scores, wanted.scores, atol=1e-5)
+  every = grown.recommend(HISTORIES, k=26, allow=[[*NAMES, "n1", "n2"]] * 3)
+  assert all(set(ids) == {*NAMES, "n1", "n2"} for ids in every.ids)
+
+
+def test_tiger_compiles_nothing_within_the_capacity_and_doubles_past_it(shop):
+  held = make("tiger", capacity=25)
+  compiled = recommender._answer(held.system, held.config)
+  held.recommend(HISTORIES, k=24)
+  before = compiled._cache_size()
+  inside = held.add_items(NEW[:1])
+  inside.recommend([["n1"], ["i2"], ["i3"]], k=24)
+  assert compiled._cache_size() == before
+  assert jax.tree.map(jnp.shape, inside.assets) == jax.tree.map(jnp.shape, held.assets)
+  past = inside.add_items(NEW[1:])
+  assert past.assets["trie"]["item"].shape == (50,)
+  assert past.assets["tokens"].shape == (51, 3)
+  answers, wanted = past.recommend(HISTORIES, k=24), shop.add_items(NEW).recommend(HISTORIES, k=24)
+  assert answers.ids == wanted.ids
+  np.testing.assert_allclose(answers.scores, wanted.scores, atol=1e-5)
+  assert compiled._cache_size() > before
+
+
+def test_a_grown_recommender_is_saved_and_loaded_like_any(shop, tmp_path):
+  grown = shop.add_items(NEW)
+  again = Recommender.load(grown.save(tmp_path / "kept"))
+  histories = [["n1", "i3"], ["n2"], ["i1"]]
+  assert again.recommend(histories, k=24) == grown.recommend(histories, k=24)
+  more = again.add_items([{"id": "n3", "title": "blue shelf", "brand": ""}])
+  assert more.ids.sid("n3")[:2] == tuple(shop.ids.quantizer.encode(encoder()(["blue shelf"]))[0])
+
+
+def test_a_given_vector_stands_for_the_text(shop):
+  vector = vectors()[7]
+  one = shop.add_items([{"id": "n", "title": "?", "vector": vector}])
+  assert one.ids.sid("n")[:2] == one.ids.sid(NAMES[6])[:2]
+  for bad in (vector[:3], np.full(6, np.nan)):
+    with pytest.raises(DataError, match="vector of new item 'n' must be 6 finite numbers"):
+      shop.add_items([{"id": "n", "title": "?", "vector": bad}])
+
+
+def test_a_sentence_encoder_is_a_folder_and_must_be_the_same(shop, tmp_path, monkeypatch):
+  class Words:
+    dim, fingerprint = 6, "words 1"
+
+    def __call__(self, texts, *, tick):
+      assert texts == ["green lamp Lux"]
+      return vectors()[7:8]
+
+  asked = []
+  monkeypatch.setattr(growth.encoders, "load", lambda path: asked.append(path) or Words())
+  held = dataclasses.replace(shop, text=Text(TEMPLATE, "/models/words", "words 1"))
+  held = Recommender.load(held.save(tmp_path / "kept"))
+  grown = held.add_items(NEW[:1])
+  assert grown.ids.sid("n1")[:2] == grown.ids.sid(NAMES[6])[:2] and asked == ["/models/words"]
+  monkeypatch.setattr(Words, "fingerprint", "words 2")
+  with pytest.raises(DataError, match="/models/words: another encoder than the one of the run"):
+    held.add_items(NEW[:1])
+
+
+def test_content_ranks_a_new_item_beside_the_one_it_equals():
+  held, history = make("content"), [["i2", "i7"]]
+  grown = held.add_items([{"id": "n", "title": "again", "vector": 3 * spread()[7]}])
+  ids, scores, _ = (x[0] for x in grown.recommend(history, k=25))
+  assert scores[ids.index("n")] == pytest.approx(scores[ids.index("i7")], abs=1e-6)
+  old, wanted = grown.recommend(history, k=24, deny=[["n"]]), held.recommend(history, k=24)
+  assert old.ids == wanted.ids
+  np.testing.assert_allclose(old.scores, wanted.scores, atol=1e-6)
+  np.testing.assert_array_equal(grown.assets["vectors"][:25], held.assets["vectors"])
+  with pytest.raises(DataError, match="keeps no text encoder"):
+    held.add_items([{"id": "n", "title": "again"}])
+
+
+@pytest.mark.parametrize(
+  ("rows", "said"),
+  [
+    ([{"id": "i3", "title": "x", "brand": ""}], "'i3' is there already .known"),
+    ([{"id": "n", "title": "x", "brand": ""}] * 2, "new item 1: 'n' is there already .twice"),
+    ([{"id": "n", "title": "x"}], "'n' lacks brand: its text is '{title} {brand}'"),
+    ([{"id": "n"}], "new item 0 has no 'title'"),
+    ([{"id": 5, "title": "x"}], "new item 0 has no 'id' that is a string"),
+    ([{"id": "", "title": "x"}], "the id of no item"),
+  ],
+)
+def test_new_items_that_cannot_be_say_why(shop, rows, said):
+  with pytest.raises(DataError, match=said):
+    shop.add_items(rows)
+
+
+def test_too_many_of_one_code_overflow_with_a_remedy(shop):
+  rows = [{"id": f"n{n}", "title": "?", "vector": vectors()[7]} for n in range(9)]
+  with pytest.raises(assign.Overflow, match="8 codes tell them"):
+    shop.add_items(rows)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "item_knn", "popularity", "mf"])
+def test_systems_that_learn_each_item_must_be_trained_again(name):
+  with pytest.raises(DataError, match=f"{name} learns .*Train it again.*content and tiger"):
+    make(name).add_items(NEW)
+
+
+def test_ids_that_others_made_cannot_grow(shop):
+  held = dataclasses.replace(shop, ids=dataclasses.replace(shop.ids, quantizer=None))
+  with pytest.raises(DataError, match="no quantiser to code new ones"):
+    held.add_items(NEW)
