@@ -81,7 +81,7 @@ class Language:
     if not cfg.vocabulary and not cfg.pretrained:
       raise ValueError("prompts needs a vocabulary, or the folder of a pretrained T5")
     if cfg.sums not in ("", "first", "vector"):
-      raise ValueError(f"prompts.sums is '', first or vector, not {cfg.sums!r}")
+      raise ValueError(f"prompts.sums is first, vector or nothing, not {cfg.sums!r}")
     ours = prompts.load(sources.path_of(cfg.file)) if cfg.file else prompts.collection()
     known = [prompt for prompt in ours if prompt.task in self.families]
     self.seen, self.unseen = prompts.hold_out(known)

@@ -75,10 +75,7 @@ class Prompts:
   index: Index = dataclasses.field(default_factory=Index)
   # Its weights name the families of questions that are learned.
   instances: instances.Config = dataclasses.field(default_factory=instances.Config)
-  # What learning sums does: "" nothing; "first" training starts from it; "vector" what it changed
-  # is added to the trained parameters, times what validates best. `pretrain` says how they are
-  # learned.
-  sums: str = ""
+  sums: str = ""  # learned as `pretrain` says: first, or as a task vector, added at the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +135,10 @@ def describe(name: str, cls: type, section: Mapping[str, Any]) -> str:
       lines.append(describe(f"{name}.{field.name}", nested, section[field.name]))
       continue
     said = comments.get(field.name, "")
+    if isinstance(section.get(field.name), ml_collections.ConfigDict):
+      told = sorted(section[field.name].items())
+      lines += [f"  --config.{name}.{field.name}.{key}={v}" for key, v in told]
+      continue
     value = str(section[field.name]).strip() if field.name in section else "(given by the data)"
     lines.append(f"  --config.{name}.{field.name}={value}" + (f"  # {said}" if said else ""))
   return "\n".join(lines)

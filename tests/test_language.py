@@ -152,7 +152,7 @@ def test_what_a_config_lacks_is_named(ingredients, tmp_path):
   for wrong, said in (
     ({"families": ()}, "names no family"),
     ({"vocabulary": ""}, "needs a vocabulary"),
-    ({"sums": "last"}, "first or vector"),
+    ({"sums": "last"}, "first, vector or nothing"),
   ):
     with pytest.raises(ValueError, match=said):
       language.Language(section(**wrong), of)
@@ -169,3 +169,10 @@ def test_what_a_config_lacks_is_named(ingredients, tmp_path):
     language.Language(section(("direct",), file=str(yes_or_no)), of)
   with pytest.raises(ValueError, match="a section `prompts`"):
     pipeline.Run(config(p5, "next_item", section()), tmp_path)
+
+
+def test_help_tells_each_weight_of_the_mixture():
+  run = config(p5, "prompts", section())
+  told = pipeline.describe(run)
+  assert "--config.prompts.instances.weights.direct=1.0\n" in told
+  assert "--config.prompts.sums=  # learned as" in told
