@@ -258,11 +258,12 @@ class Run:
       cfg = settings.build(settings.Text, self.config.text)
       kept = self.encoder if cfg.encoder == "lsa" else str(pathlib.Path(cfg.encoder).absolute())
       text = growth.Text(cfg.template, kept, self.encoder.fingerprint)
+    assets, served = self.built.assets, getattr(SYSTEMS[name], "SERVED", None)
     return Recommender(
       name,
       self.built.config,
       params,
-      self.built.assets,
+      assets if served is None else {part: assets[part] for part in served},
       self.raw.catalog.ids,
       self._titles(),
       self.raw.interactions.users,

@@ -20,9 +20,11 @@ LM = tiger_lm.Config(
 )
 CAUSAL = {
   "tiger": (tiger, CFG),
-  "level_softmax": (tiger, dataclasses.replace(CFG, level_softmax=True)),
+  "level": (tiger, dataclasses.replace(CFG, softmax="level")),
+  "children": (tiger, dataclasses.replace(CFG, softmax="children")),
   "recency": (tiger, dataclasses.replace(CFG, recency=3)),
   "lm": (tiger_lm, LM),
+  "lm_children": (tiger_lm, dataclasses.replace(LM, softmax="children")),
   "lm_users": (tiger_lm, dataclasses.replace(LM, user_buckets=5)),
 }
 
@@ -127,16 +129,23 @@ def test_codes_that_do_not_fit_the_levels_are_named():
     tiger.assets(CFG, twice)
 
 
-def test_a_level_softmax_gives_the_codes_of_a_level_all_the_probability():
-  cfg = dataclasses.replace(CFG, level_softmax=True)
+@pytest.mark.parametrize("softmax", ["level", "children"])
+def test_the_probabilities_of_a_catalogue_add_up_to_one(softmax):
+  """Over levels where every code is an item; over children whatever the catalogue."""
+  cfg = dataclasses.replace(CFG, softmax=softmax)
   full = np.stack(np.meshgrid(range(4), range(4), range(3), indexing="ij"), -1).reshape(-1, 3)
-  table = np.concatenate([np.full((1, 3), -1), full])  # every code is an item
+  table = np.concatenate([np.full((1, 3), -1), full]) if softmax == "level" else codes()
   batch = packed_batch()
   system, assets = tiger.make(cfg), tiger.assets(cfg, table)
   params = system.init(jax.random.key(0), assets, batch)
   question = {k: batch[k] for k in ("user", "history")}
   scores = jax.jit(system.score)(params, assets, question)
   np.testing.assert_allclose(jax.nn.logsumexp(scores, axis=1), 0, atol=1e-4)
+
+
+def test_a_softmax_that_is_not_known_is_named():
+  with pytest.raises(ValueError, match="one of vocabulary, level, children, not 'all'"):
+    tiger.Config(softmax="all")
 
 
 def test_a_catalogue_that_grows_within_its_capacity_compiles_nothing():

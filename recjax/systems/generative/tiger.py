@@ -33,6 +33,8 @@ from recjax.nn import t5
 from recjax.types import PAD, Array, Loss, System
 
 START = PAD  # the decoder's first input, as in T5
+SOFTMAXES = ("vocabulary", "level", "children")
+SERVED = ("tokens", "trie")  # what answers read of the assets; training may read more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +53,14 @@ class Config:
   temperature: float = 1.0  # of lists that are drawn, with a key, instead of searched for
   item_causal: bool = False  # the encoder sees no later item; packed training needs it
   recency: int = 0  # of so many latest items the decoder knows which is which; 0: none, as in T5
-  level_softmax: bool = False  # normalise over one level's codes, not over all tokens
+  # What a code's probability is normalised over: all tokens (vocabulary), the codes of its level
+  # (level), or those that an item with the codes before it has (children).
+  softmax: str = "vocabulary"
   dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.softmax not in SOFTMAXES:
+      raise ValueError(f"softmax is one of {', '.join(SOFTMAXES)}, not {self.softmax!r}")
 
   @property
   def vocab(self) -> int:
@@ -90,14 +98,66 @@ def assets(
   tree = trie.build(tokens, cfg.vocab, capacity=capacity)
   room = np.zeros((len(tree["rank"]), tokens.shape[1]), np.int32)  # to the trie's capacity
   room[: len(tokens)] = tokens
-  return {"tokens": jnp.asarray(room), "trie": tree}
+  made = {"tokens": jnp.asarray(room), "trie": tree}
+  if cfg.softmax == "children":
+    made["siblings"] = _siblings(codes, cfg.levels)
+  return made
+
+
+def _siblings(codes: np.ndarray, levels: tuple[int, ...]) -> dict[str, Array]:
+  """`open` [P, C]: of each prefix the codes that may follow; `row` [I, L]: each item's prefixes."""
+  row, tables, count = np.zeros(codes.shape, np.int32), [], 0
+  for level in range(len(levels)):
+    _, prefix = np.unique(codes[1:, :level], axis=0, return_inverse=True)
+    prefix = prefix.reshape(-1)
+    table = np.zeros((prefix.max() + 1, max(levels)), bool)
+    table[prefix, codes[1:, level]] = True
+    row[1:, level] = count + prefix
+    tables.append(table)
+    count += len(table)
+  return {"row": jnp.asarray(row), "open": jnp.asarray(np.concatenate(tables))}
+
+
+def code_loss(cfg, logits: Array, assets, target: Array, where: Array) -> Loss:
+  """Of logits [B, N, L, V] for the items `target` [B, N], those in `where` [B, N]."""
+  tokens = assets["tokens"][target]
+  if cfg.softmax == "vocabulary":
+    where = jnp.broadcast_to(where[..., None], tokens.shape)
+    return Loss(*losses.softmax_xent(logits, tokens, where))
+  total, weight = jnp.float32(0), jnp.float32(0)
+  starts = 1 + np.cumsum((0, *cfg.levels))
+  for level, size in enumerate(cfg.levels):
+    own = logits[:, :, level, starts[level] : starts[level] + size]  # [B, N, C]
+    if cfg.softmax == "children":
+      rows = assets["siblings"]["row"][target, level]
+      own = jnp.where(assets["siblings"]["open"][rows, :size], own, -jnp.inf)
+    code = jnp.where(where, tokens[..., level] - starts[level], 0)
+    part, count = losses.softmax_xent(own, code, where)
+    total, weight = total + part, weight + count
+  return Loss(total, weight)
+
+
+def searched(cfg, step):
+  """`step` and the normalizer as `softmax` says, for the searches of `decode`."""
+  if cfg.softmax == "children":
+    return step, beam.over_children
+  if cfg.softmax == "vocabulary":
+    return step, beam.over_vocabulary
+  starts = 1 + np.cumsum((0, *cfg.levels))
+  # [L, V] which tokens each level has
+  level = (np.arange(cfg.vocab) >= starts[:-1, None]) & (np.arange(cfg.vocab) < starts[1:, None])
+
+  def own_level(params, tokens, cache):
+    at = cache.at
+    logits, cache = step(params, tokens, cache)
+    return jnp.where(jnp.asarray(level)[at][None, None], logits, -jnp.inf), cache
+
+  return own_level, beam.over_vocabulary
 
 
 def make(cfg: Config) -> System:
   length = len(cfg.levels)
-  starts = 1 + np.cumsum((0, *cfg.levels))
-  # [L, V] which tokens each level has
-  level = (np.arange(cfg.vocab) >= starts[:-1, None]) & (np.arange(cfg.vocab) < starts[1:, None])
+  first_user = 1 + sum(cfg.levels)
 
   def encode(params, assets, batch, key=None):
     """States [B, S, D], which are real [B, S], and of each its item [S]: 0 the user, 1 to T."""
@@ -106,7 +166,7 @@ def make(cfg: Config) -> System:
     item = np.repeat(1 + np.arange(history.shape[1]), length)
     place = np.arange(tokens.shape[1])
     if cfg.user_buckets:
-      user = starts[-1] + batch["user"] % cfg.user_buckets
+      user = first_user + batch["user"] % cfg.user_buckets
       tokens = jnp.concatenate([user[:, None].astype(jnp.int32), tokens], axis=1)
       # The user is equally far from every item, however much padding stands between.
       item, place = np.append(0, item), np.append(-cfg.t5.max_distance, place)
@@ -155,18 +215,14 @@ def make(cfg: Config) -> System:
       mask=within,
       key=decoder_key,
     ).reshape(*tokens.shape, -1)  # [B, N, L, V]
-    if cfg.level_softmax:
-      logits = jnp.where(level[None, None], logits, -jnp.inf)
     where = (target != PAD) & (batch["weight"] > 0)[:, None]
-    where = jnp.broadcast_to(where[..., None], tokens.shape)
-    return Loss(*losses.softmax_xent(logits, tokens, where))
+    return code_loss(cfg, logits, assets, target, where)
 
-  def step(params, tokens, cache):
-    at = cache.at
-    logits, cache = t5.decode_step(params, cfg.t5, tokens, cache)
-    if cfg.level_softmax:
-      logits = jnp.where(jnp.asarray(level)[at][None, None], logits, -jnp.inf)
-    return logits, cache
+  def decoded(params, tokens, cache):
+    return t5.decode_step(params, cfg.t5, tokens, cache)
+
+  step, normalizer = searched(cfg, decoded)
+  how = {"reorder": t5.reorder, "normalizer": normalizer}
 
   def start(params, assets, batch):
     encoded, mask, item = encode(params, assets, batch)
@@ -178,7 +234,7 @@ def make(cfg: Config) -> System:
 
   def recommend(params, assets, batch, *, k, key=None):
     begun, tree = start(params, assets, batch), assets["trie"]
-    more = {name: batch.get(name) for name in ("allow", "deny")} | {"k": k, "reorder": t5.reorder}
+    more = {name: batch.get(name) for name in ("allow", "deny")} | {"k": k, **how}
     if key is None:
       return beam.search(step, params, *begun, tree, beams=max(k, cfg.beams), **more)
     return beam.sample(step, params, *begun, tree, key=key, temperature=cfg.temperature, **more)
@@ -187,9 +243,7 @@ def make(cfg: Config) -> System:
     """Log-likelihoods: exact, without a beam's error; of the whole catalogue by default."""
     begun = start(params, assets, batch)
     if "candidates" in batch:
-      return exact.candidates(
-        step, params, *begun, assets["trie"], batch["candidates"], reorder=t5.reorder
-      )
-    return exact.catalogue(step, params, *begun, assets["trie"], reorder=t5.reorder)
+      return exact.candidates(step, params, *begun, assets["trie"], batch["candidates"], **how)
+    return exact.catalogue(step, params, *begun, assets["trie"], **how)
 
   return System(init, loss, recommend=recommend, score=score)

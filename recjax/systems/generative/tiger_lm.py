@@ -16,11 +16,10 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from recjax import losses
 from recjax.decode import beam, exact
 from recjax.nn import causal, t5
 from recjax.systems.generative import tiger
-from recjax.types import PAD, Loss, System
+from recjax.types import PAD, System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Config:
   dropout: float = 0.1
   beams: int = 20  # at least as many as results
   temperature: float = 1.0  # of lists that are drawn, with a key, instead of searched for
+  softmax: str = "vocabulary"  # as in `tiger`: vocabulary, level, children
   dtype: str = "float32"
 
   @property
@@ -50,6 +50,7 @@ class Config:
 
 
 assets = tiger.assets
+SERVED = tiger.SERVED
 
 
 def make(cfg: Config) -> System:
@@ -78,11 +79,13 @@ def make(cfg: Config) -> System:
     found = causal.logits(params, cfg.t5, tokens, mask=tokens != PAD, key=key)
     found = found[:, -target.shape[1] * length :].reshape(*answers.shape, -1)  # [B, N, L, V]
     where = (target != PAD) & (batch["weight"] > 0)[:, None]
-    where = jnp.broadcast_to(where[..., None], answers.shape)
-    return Loss(*losses.softmax_xent(found, answers, where))
+    return tiger.code_loss(cfg, found, assets, target, where)
 
-  def step(params, tokens, cache):
+  def decoded(params, tokens, cache):
     return causal.step(params, cfg.t5, tokens, cache)
+
+  step, normalizer = tiger.searched(cfg, decoded)
+  how = {"reorder": t5.reorder, "normalizer": normalizer}
 
   def start(params, assets, batch):
     tokens = read(assets, batch)
@@ -92,7 +95,7 @@ def make(cfg: Config) -> System:
 
   def recommend(params, assets, batch, *, k, key=None):
     begun, tree = start(params, assets, batch), assets["trie"]
-    more = {name: batch.get(name) for name in ("allow", "deny")} | {"k": k, "reorder": t5.reorder}
+    more = {name: batch.get(name) for name in ("allow", "deny")} | {"k": k, **how}
     if key is None:
       return beam.search(step, params, *begun, tree, beams=max(k, cfg.beams), **more)
     return beam.sample(step, params, *begun, tree, key=key, temperature=cfg.temperature, **more)
@@ -102,7 +105,7 @@ def make(cfg: Config) -> System:
     begun, tree = start(params, assets, batch), assets["trie"]
     if "candidates" in batch:
       found = batch["candidates"]
-      return exact.candidates(step, params, *begun, tree, found, reorder=t5.reorder)
-    return exact.catalogue(step, params, *begun, tree, reorder=t5.reorder)
+      return exact.candidates(step, params, *begun, tree, found, **how)
+    return exact.catalogue(step, params, *begun, tree, **how)
 
   return System(init, loss, recommend=recommend, score=score)
