@@ -124,7 +124,7 @@ def fit(
   done = _finished(cfg, meter, at)
 
   bar = progress.bar(cfg.steps, unit="step", desc="training", initial=at)
-  with signals.Stop() as stop, progress.log_above():
+  with signals.Stop() as stop:
     try:
       while not done:
         size = _group(train, at, cfg)
@@ -149,14 +149,16 @@ def fit(
           meter.fetch()
         if due:
           told = _report(cfg, meter, train, state)
-          out.write(at, told)
+          with progress.above():
+            out.write(at, told)
           progress.show(bar, {"loss": told["loss"], **_chosen(cfg, meter)})
         if evaluates and suites:
           began = time.perf_counter()
           params = states.answering(state)
           measured = evaluate.evaluate(params, assets, suites, system=system, mesh=mesh)
           meter.evaluated(at, measured)
-          out.write(at, measured)
+          with progress.above():
+            out.write(at, measured)
           meter.paused += time.perf_counter() - began
         done = _finished(cfg, meter, at)
         if evaluates or stops or done or at % cfg.save_every == 0:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import jax
 import tqdm
-from tqdm.contrib import logging as beside
 
 
 def bar(total: int, *, unit: str, desc: str, initial: int = 0) -> tqdm.tqdm:
@@ -23,5 +22,5 @@ def show(shown: tqdm.tqdm, metrics: Mapping[str, float]) -> None:
   shown.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
 
 
-# What is logged while a bar is shown goes above it.
-log_above = beside.logging_redirect_tqdm
+# A context for what is printed or logged while a bar is shown: it stands above it.
+above = tqdm.tqdm.external_write_mode
