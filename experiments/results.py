@@ -32,7 +32,7 @@ def write(
   path: pathlib.Path, config: ml_collections.ConfigDict, table: Table, seconds: float
 ) -> dict[str, Any]:
   """The config and its hash, the metrics of every seed and their spread, duration, hardware."""
-  plain = json.loads(config.to_json_best_effort())
+  plain = portable(config)
   record = {
     "config": plain,
     "config_sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
@@ -44,6 +44,19 @@ def write(
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(record, indent=1) + "\n")
   return record
+
+
+def portable(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config without the places of one machine: of an absolute path its last two parts."""
+
+  def shortened(value):
+    if isinstance(value, dict):
+      return {name: shortened(inner) for name, inner in value.items()}
+    if isinstance(value, str) and pathlib.Path(value).is_absolute():
+      return "/".join(pathlib.Path(value).parts[-2:])
+    return value
+
+  return shortened(json.loads(config.to_json_best_effort()))
 
 
 def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -187,7 +187,7 @@ def main(argv):
   if _RECORD.value:
     stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     record = {
-      "config": json.loads(_CONFIG.value.to_json_best_effort()),
+      "config": results.portable(_CONFIG.value),
       "date": datetime.date.today().isoformat(),
       "hardware": results.hardware(),
       "users": _USERS.value or "all",

@@ -38,3 +38,12 @@ def test_every_published_figure_names_its_source():
   for name, figures in json.loads(results.PUBLISHED.read_text()).items():
     assert figures["source"], name
     assert all(0 < v < 10 for metric, v in figures.items() if metric != "source")
+
+
+def test_a_record_names_no_place_of_this_machine(tmp_path):
+  config = settings.config(system="content", text=settings.Text(encoder=str(tmp_path / "a" / "b")))
+  found = results.write(
+    tmp_path / "x.json", config, {"content": [{"seed": 0, "ndcg@10": 0.1}]}, 1.0
+  )
+  assert found["config"]["text"]["encoder"] == "a/b"
+  assert str(tmp_path) not in (tmp_path / "x.json").read_text()
