@@ -148,36 +148,54 @@ class Run:
   def _fit(self, seed: int, folder: pathlib.Path) -> loop.Result:
     system, assets, _, pretrain, shared, _ = self.built
     cfg = dataclasses.replace(settings.build(loop.Config, self.config.train), seed=seed)
-    found = before = self._learned()
+    found = self._learned()
     suites = self._suites("valid", system, self.known, self.split.valid)
     fingerprint = {"data": _digest(self.known.item, self.known.user), "assets": _content(assets)}
     more = {"suites": suites, "fingerprint": fingerprint}
-    sums = self.language.cfg.sums if self.in_words else ""
-    if sums:
-      pretrain, shared, before = system, {"": ""}, self.language.sums()
+    train = self._batches(found, self.config.batch_size, seed)
     if self.in_words:
       more["init_from"] = self.language.start
-    train = self._batches(found, self.config.batch_size, seed)
+    if self.in_words and self.language.cfg.sums:
+      return self._fit_with_sums(train, cfg, more, seed, folder)
     if "pretrain" not in self.config or pretrain is None:
       return loop.fit(system, assets, train, cfg, workdir=folder, **more)
-    first_cfg = dataclasses.replace(settings.build(loop.Config, self.config.pretrain), seed=seed)
-    batches = self._batches(before, self.config.pretrain_batch_size, seed)
-    first = stages.Stage("pretrain", pretrain, assets, batches, first_cfg)
-    if sums == "vector":
-      tuned = loop.fit(system, assets, train, cfg, workdir=folder / "tune", **more)
-      return self._with_sums(tuned, first, suites, cfg.best, folder / "pretrain")
-    tune = stages.Stage("tune", system, assets, train, cfg, suites, ("pretrain", shared))
-    done = stages.run([first, tune], workdir=folder)
+    first = self._batches(found, self.config.pretrain_batch_size, seed)
+    both = [
+      stages.Stage("pretrain", pretrain, assets, first, self._pretraining(seed)),
+      stages.Stage("tune", system, assets, train, cfg, suites, ("pretrain", shared)),
+    ]
+    done = stages.run(both, workdir=folder)
     return done.get("tune", done["pretrain"])  # a signal may have ended it in the first
 
-  def _with_sums(self, tuned, sums: stages.Stage, suites, best, folder) -> loop.Result:
-    if tuned.stopped_by is not None:
-      return tuned
+  def _pretraining(self, seed: int) -> loop.Config:
+    return dataclasses.replace(settings.build(loop.Config, self.config.pretrain), seed=seed)
 
-    def measure(params):
-      return evaluate.evaluate(params, self.built.assets, suites, system=self.built.system)
+  def _fit_with_sums(
+    self, train: loader.Batches, cfg: loop.Config, more: dict[str, Any], seed, folder: pathlib.Path
+  ) -> loop.Result:
+    """Sums are learned first, or beside and what they changed is added."""
+    if "pretrain" not in self.config:
+      raise ValueError("prompts.sums needs a section `pretrain`: how sums are learned")
+    system, assets = self.built.system, self.built.assets
+    found = self._batches(self.language.sums(), self.config.pretrain_batch_size, seed)
+    sums = stages.Stage("pretrain", system, assets, found, self._pretraining(seed))
+    if self.language.cfg.sums == "vector":
+      tuned = loop.fit(system, assets, train, cfg, workdir=folder / "tune", **more)
+      if tuned.stopped_by is not None:
+        return tuned
 
-    return language.added(tuned, sums, self.language.start, measure, best, workdir=folder)
+      def measure(params):
+        return evaluate.evaluate(params, assets, more["suites"], system=system)
+
+      start = self.language.start
+      return language.added(tuned, sums, start, measure, cfg.best, workdir=folder / "pretrain")
+    first = loop.fit(
+      system, assets, found, sums.cfg, workdir=folder / "pretrain", init_from=self.language.start
+    )
+    if first.stopped_by is not None:
+      return first
+    more["init_from"] = lambda fresh: first.params
+    return loop.fit(system, assets, train, cfg, workdir=folder / "tune", **more)
 
   def _learned(self) -> loader.Source:
     if self.in_words:

@@ -169,6 +169,8 @@ def test_what_a_config_lacks_is_named(ingredients, tmp_path):
     language.Language(section(("direct",), file=str(yes_or_no)), of)
   with pytest.raises(ValueError, match="a section `prompts`"):
     pipeline.Run(config(p5, "next_item", section()), tmp_path)
+  with pytest.raises(ValueError, match="needs a section `pretrain`"):
+    pipeline.Run(config(p5, "prompts", section(sums="first")), tmp_path).train(0)
 
 
 def test_help_tells_each_weight_of_the_mixture():
