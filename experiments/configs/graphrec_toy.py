@@ -1,7 +1,7 @@
 """GraphRec on the toy data of the authors' code (its own train and test ratings).
 
-Measured, seed 0: RMSE .8006, MAE .6318; a tenth of the training ratings chose the epoch. Batch 128 at
-1e-3 as in the paper, whose optimiser is RMSprop; ours is Adam. RMSE and MAE of the test ratings.
+Measured, seed 0: RMSE .8006, MAE .6318; a tenth of the training ratings chose the epoch. Batch 128
+at 1e-3 as in the paper, whose optimiser is RMSprop; ours is Adam. RMSE and MAE of the test ratings.
 
     python -m experiments.run --config=experiments/configs/graphrec_toy.py --workdir=runs/graphrec
 

@@ -1,7 +1,8 @@
 """iALS on Gowalla (LightGCN's train and test parts), closed form.
 
-A plain baseline beside LightGCN's Recall@20 .1824 and NDCG@20 .1547. Measured: .1474 and .1279, with
-64 factors and weights that were not tuned. Full ranking, what the user met in training left out.
+A plain baseline beside LightGCN's Recall@20 .1824 and NDCG@20 .1547. Measured: .1474 and .1279,
+with 64 factors and weights that were not tuned. Full ranking, what the user met in training left
+out.
 
     python -m experiments.run --config=experiments/configs/ials_gowalla.py --workdir=runs/ials
 
