@@ -6,8 +6,10 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight virtual devices, so that sharding is tested on any machine. Programs are compiled in haste,
 # for compiling is most of the time; XLA_FLAGS=--xla_backend_optimization_level=3 takes the longer.
-_FLAGS = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
-os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
+  + " --xla_force_host_platform_device_count=8"
+)
 
 import hypothesis
 import jax
