@@ -1,7 +1,8 @@
 """A T5 with a rating head on reviews of musical instruments (Amazon 2014, 5-core): RMSE and MAE.
 
-Not yet measured. A tenth of the reviews tests and a tenth validates, at random; the source names
-user, item and title, not the review. An encoder from scratch; with a decoder and pretrained:
+Measured, seed 0: RMSE .9227 and MAE .6863, where the mean of all ratings has .9187 and .7062: 8,200
+stars teach an encoder from scratch nothing of these users. A tenth of the reviews tests and a tenth
+validates, at random; the source names user, item and title, not the review. An encoder from scratch; with a decoder and pretrained:
 --config.prompts.pretrained=FOLDER and its sizes in --config.model. --config.model.regression=True
 is the other head.
 
