@@ -2,9 +2,9 @@
 
 Measured, seed 0: RMSE .9227 and MAE .6863, where the mean of all ratings has .9187 and .7062: 8,200
 stars teach an encoder from scratch nothing of these users. A tenth of the reviews tests and a tenth
-validates, at random; the source names user, item and title, not the review. An encoder from scratch; with a decoder and pretrained:
---config.prompts.pretrained=FOLDER and its sizes in --config.model. --config.model.regression=True
-is the other head.
+validates, at random; the source names user, item and title, not the review. An encoder from
+scratch; with a decoder and pretrained: --config.prompts.pretrained=FOLDER and its sizes in
+--config.model. --config.model.regression=True is the other head.
 
     python -m experiments.run --config=experiments/configs/t5_rating_instruments.py \\
       --workdir=runs/t5_rating
