@@ -8,8 +8,9 @@
 | diversity | what drawing lists at a temperature adds to their variety and takes from their hits |
 | cold | how items that were kept from training (`data.cold`) fare, mixed into lists at set rates |
 
-The config and its overrides must be those of the run. `cold` stands beside the nearest neighbours
-of item vectors, mixed alike. With --record=FOLDER results are kept there as CONFIG_STUDY.json.
+The config and its overrides must be those of the run, which is checked. `cold` stands beside the
+nearest neighbours of item vectors, mixed alike. With --record=FOLDER results are kept there as
+CONFIG_STUDY.json.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import assembly, pipeline, results, sources
-from recjax.data import loader
+from recjax.data import examples, loader
+from recjax.data.errors import DataError
 from recjax.decode import topk, trie
 from recjax.metrics import beyond, ranking
 from recjax.systems import SYSTEMS
@@ -63,6 +66,8 @@ class Finished:
       raise RuntimeError("the run was stopped; let it end first")
     self.params, self.assets = jax.device_get(result.params), job.built.assets
     found = job.task.asked(job.raw, job.before_test, job.split.test)
+    if job.evaluation.deny_seen:
+      found = examples.deny_seen(found)
     if users and users < len(found):
       found = found.take(np.random.default_rng(0).choice(len(found), users, replace=False))
     self._asked = loader.Batches(found, job.evaluation.batch_size, max_len=job.data.max_len)
@@ -103,8 +108,9 @@ def beam(run: Finished) -> dict[str, Row]:
       lambda batch, f=recommend: f(run.params, run.assets, batch, k=K)
     )
   score = jax.jit(run.system().score)
-  exact = jax.jit(lambda scores: topk.rank(scores, {}, k=K))
-  rows["exact"] = run.measured(lambda batch: exact(score(run.params, run.assets, batch)))
+  rows["exact"] = run.measured(
+    lambda batch: _best(score(run.params, run.assets, batch), _denied(batch))
+  )
   return rows
 
 
@@ -151,7 +157,7 @@ def cold(run: Finished) -> dict[str, Row]:
   def nearest(batch):
     scores = score(learned, content.assets, batch)
     parts = jnp.where(known, -jnp.inf, scores), jnp.where(known, scores, -jnp.inf)
-    return [topk.rank(part, {}, k=K) for part in parts]
+    return [_best(part, _denied(batch)) for part in parts]
 
   rows = {}
   for name, both in ((run.job.config.system, searched), ("nearest", nearest)):
@@ -160,6 +166,14 @@ def cold(run: Finished) -> dict[str, Row]:
         lambda batch, f=both, r=rate: topk.mixed(*f(batch), round(r * K)), **split
       )
   return rows
+
+
+_best = jax.jit(lambda scores, denied: topk.rank(scores, denied, k=K))
+
+
+def _denied(batch: loader.HostBatch) -> loader.HostBatch:
+  """What the protocol leaves out of a list, if anything."""
+  return {name: x for name, x in batch.items() if name == "deny"}
 
 
 def _without(tree: trie.Trie, tokens: np.ndarray, left_out: np.ndarray) -> trie.Trie:
@@ -175,13 +189,30 @@ def _hits(ids: np.ndarray, target: np.ndarray, counts: np.ndarray) -> np.ndarray
   return np.where(counts, (ids == target[:, None]).any(1), np.nan)
 
 
+def check_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """An error where the folder is of no run, or of a run with another config."""
+  path = workdir / "config.json"
+  if not path.exists():
+    raise DataError("there is no run", path=workdir, remedy="Run experiments.run first.")
+  theirs, ours = json.loads(path.read_text()), json.loads(config.to_json_best_effort())
+  changed = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
+  if changed:
+    raise DataError(
+      f"the run has another config: {', '.join(changed)} differ",
+      path=path,
+      remedy="Give the config and the overrides of the run.",
+    )
+
+
 STUDIES = {"beam": beam, "diversity": diversity, "cold": cold}
 
 
 def main(argv):
   del argv
   launch.prepare()
-  run = Finished(pipeline.Run(_CONFIG.value, pathlib.Path(_WORKDIR.value)), _USERS.value)
+  workdir = pathlib.Path(_WORKDIR.value)
+  check_config(_CONFIG.value, workdir)
+  run = Finished(pipeline.Run(_CONFIG.value, workdir), _USERS.value)
   rows = STUDIES[_STUDY.value](run)
   print(results.render({name: [row] for name, row in rows.items()}))
   if _RECORD.value:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import pipeline, settings, studies
+from recjax.data.errors import DataError
 from recjax.decode import topk
 from recjax.metrics import beyond
 from recjax.semid import learn
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
       tiger_lm.Config, dim=16, heads=2, head_dim=8, ff=32, layers=1, dropout=0.0, beams=10
     ),
     train=loop.Config(steps=60, optimizer=optim.Config(rate=1e-2)),
-    evaluation=settings.Evaluation(by_score=False, batch_size=64),
+    evaluation=settings.Evaluation(by_score=False, batch_size=64, deny_seen=True),
   )
   return studies.Finished(pipeline.Run(config, tmp_path_factory.mktemp("run")), users=60)
 
@@ -82,3 +83,13 @@ def test_entropy_is_that_of_the_groups():
   p = np.array([2 / 3, 1 / 3])
   wanted = [-(p * np.log(p)).sum(), 0, np.log(3), 0]
   np.testing.assert_allclose(beyond.entropy(ids, group), wanted, atol=1e-6)
+
+
+def test_another_config_than_the_runs_is_refused(run, tmp_path):
+  studies.check_config(run.job.config, run.job.workdir)
+  other = run.job.config.copy_and_resolve_references()
+  other.model.dropout = 0.5
+  with pytest.raises(DataError, match="another config: model differ"):
+    studies.check_config(other, run.job.workdir)
+  with pytest.raises(DataError, match="there is no run"):
+    studies.check_config(other, tmp_path)
