@@ -13,6 +13,7 @@ from recjax.data.interactions import Interactions
 from recjax.semid import artefact
 from recjax.systems import SYSTEMS
 from recjax.systems.sequential import fdsa
+from recjax.train import stages
 from recjax.types import Assets, System
 
 
@@ -31,7 +32,7 @@ class Built(NamedTuple):
   assets: Assets
   config: Any  # the module's Config, sized by the data
   pretrain: System | None = None  # a stage before, over the same assets
-  shared: dict[str, str] | None = None  # which parameters it hands on: ours -> theirs
+  shared: stages.Shared | None = None  # which parameters it hands on
   rater: System | None = None  # the same parameters, asked for ratings; where None, `system`
 
 

@@ -317,7 +317,10 @@ class Run:
     return catalog["title"] if "title" in catalog.fields else catalog.ids
 
   def _batches(self, found, size: int, seed: int) -> loader.Batches:
-    return loader.Batches(found, size, max_len=self._widths, seed=seed, epochs=None)
+    drawn = tasks.drawn(self.config.examples, self.data, self.known)
+    return loader.Batches(
+      found, size, max_len=self._widths, seed=seed, epochs=None, transforms=drawn
+    )
 
   @property
   def _widths(self) -> list[int]:

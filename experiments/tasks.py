@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import settings, sources
-from recjax.data import examples, splits
+from recjax.data import draws, examples, loader, negatives, splits
 from recjax.data.examples import Examples
 from recjax.data.interactions import Interactions
 from recjax.train import evaluate
@@ -103,6 +103,18 @@ TASKS: dict[str, Task] = {
 EXAMPLES: dict[str, Callable[[Interactions, int], Examples] | None] = {
   "prompts": None,  # `language` makes them
   "events": lambda train, max_len: examples.events(train),
+  "users": lambda train, max_len: examples.events(train),  # drawn anew: see `drawn`
   "prefixes": lambda train, max_len: examples.prefixes(train),
   "sequences": lambda train, max_len: examples.sequences(train, max_len, stride=max_len),
 }
+
+
+def drawn(name: str, cfg: settings.Data, train: Interactions) -> list[loader.Transform]:
+  """What is drawn anew for each batch of these examples."""
+  if cfg.negatives and name not in ("events", "users"):
+    raise ValueError(f"data.negatives goes with examples 'events' or 'users', not {name!r}")
+  if name != "users" and not cfg.negatives:
+    return []
+  positives = negatives.Positives.of(train)
+  found = [draws.by_user(positives)] if name == "users" else []
+  return [*found, draws.beside(positives, cfg.negatives)] if cfg.negatives else found

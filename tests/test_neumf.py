@@ -9,6 +9,7 @@ import pytest
 
 from recjax.data import examples
 from recjax.systems.collaborative import neumf
+from recjax.train import stages
 
 CFG = neumf.Config(num_users=6, num_items=8, factors=4, tower=(12, 8, 4))
 
@@ -61,6 +62,28 @@ def test_the_fusion_starts_as_the_weighted_mean_of_its_halves(alpha):
   asked = {"user": jnp.arange(1, 6), "candidates": jnp.tile(jnp.arange(1, 8)[None], (5, 1))}
   wanted = alpha * gmf.score(first, (), asked) + (1 - alpha) * mlp.score(second, (), asked)
   np.testing.assert_allclose(both.score(params, (), asked), wanted, atol=1e-4)
+
+
+def test_pretraining_is_that_of_both_halves_and_hands_on_their_fusion():
+  system = neumf.make_pretrain(CFG)
+  params = {"gmf": started(neumf.make_gmf)[1], "mlp": started(neumf.make_mlp, 7)[1]}
+  chex.assert_trees_all_equal_shapes(params, system.init(jax.random.key(0), (), {}))
+  given = {
+    "user": jnp.array([1, 4]),
+    "target": jnp.array([2, 3]),
+    "candidates": jnp.array([[4, 5], [6, 1]]),
+    "weight": jnp.ones(2),
+  }
+  apart = [
+    make(CFG).loss(params[name], (), given, jax.random.key(0))
+    for name, make in (("gmf", neumf.make_gmf), ("mlp", neumf.make_mlp))
+  ]
+  both = system.loss(params, (), given, jax.random.key(0))
+  np.testing.assert_allclose(both.sum, sum(half.sum for half in apart), rtol=1e-6)
+  assert both.weight == apart[0].weight == 6
+  start = neumf.make(CFG).init(jax.random.key(1), (), {})
+  moved = stages.transfer(start, params, neumf.SHARED)
+  chex.assert_trees_all_equal(moved, neumf.fuse(params["gmf"], params["mlp"]))
 
 
 def test_halves_in_the_wrong_order_are_refused():

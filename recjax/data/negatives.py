@@ -155,8 +155,8 @@ def impression(rng: np.random.Generator, x: Impressions, rows: np.ndarray, n: in
 def other(key: Key, target: Array, n: int, num_items: int) -> Array:
   """[..., n] items drawn uniformly from all but PAD and the target [...]; JAX, inside a loss.
 
-  Items that the user met may be among them, as in the samplers of most published code; `uniform`
-  draws without them, on the host.
+  Items that the user met may be among them, as in the samplers of most published code;
+  `draws.beside` draws without them, on the host.
   """
   drawn = jax.random.randint(key, (*target.shape, n), PAD + 1, num_items - 1)
   return drawn + (drawn >= jnp.maximum(target, PAD + 1)[..., None])

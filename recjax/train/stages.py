@@ -1,14 +1,15 @@
 """Training in stages: pretrain, then fine-tune; a frozen language model, then an adapter.
 
 A later stage starts from an earlier one by a strict, named mapping of parameters: what it names
-must be there on both sides, in the same shapes; what it does not name starts afresh.
+must be there on both sides, in the same shapes; what it does not name starts afresh. Or by a
+function of the earlier parameters, which gives all of its own.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,9 @@ from recjax.train import evaluate, loop
 from recjax.train import mesh as meshes
 from recjax.types import Assets, Params, System
 
+# Prefixes of paths, ours -> theirs, or theirs -> all of ours.
+Shared = Mapping[str, str] | Callable[[Params], Params]
+
 
 class Stage(NamedTuple):
   name: str  # its folder below the run's
@@ -28,9 +32,9 @@ class Stage(NamedTuple):
   train: loader.Batches
   cfg: loop.Config
   suites: Sequence[evaluate.Suite] = ()
-  # An earlier stage, and which of its parameters become which of ours: prefixes of paths,
-  # ours -> theirs. {"": ""} takes everything, {"user_encoder": "encoder"} one module.
-  init_from: tuple[str, Mapping[str, str]] | None = None
+  # An earlier stage, and which of its parameters become which of ours: {"": ""} takes everything,
+  # {"user_encoder": "encoder"} one module.
+  init_from: tuple[str, Shared] | None = None
 
 
 def run(
@@ -65,18 +69,20 @@ def run(
       mesh=mesh,
       rules=rules,
       init_from=init,
-      fingerprint={"init_from": stage.init_from and [stage.init_from[0], stage.init_from[1]]},
+      fingerprint={"init_from": _named(stage.init_from)},
     )
     if results[stage.name].stopped_by is not None:
       break
   return results
 
 
-def transfer(new: Params, old: Params, mapping: Mapping[str, str]) -> Params:
+def transfer(new: Params, old: Params, mapping: Shared) -> Params:
   """`new` with the parameters that `mapping` (prefix of ours -> prefix of theirs) names from `old`.
 
   The longest prefix that fits decides. One error lists everything that does not fit.
   """
+  if callable(mapping):
+    return transfer(new, mapping(old), {"": ""})
   theirs = {meshes.path_name(p): x for p, x in jax.tree_util.tree_flatten_with_path(old)[0]}
   used: set[str] = set()
   faults: list[str] = []
@@ -109,6 +115,13 @@ def transfer(new: Params, old: Params, mapping: Mapping[str, str]) -> Params:
   if faults:
     raise ValueError("the parameters cannot be taken over:\n  " + "\n  ".join(faults))
   return moved
+
+
+def _named(init_from: tuple[str, Shared] | None) -> list | None:
+  if init_from is None:
+    return None
+  source, shared = init_from
+  return [source, f"{shared.__module__}.{shared.__qualname__}" if callable(shared) else shared]
 
 
 def _under(name: str, prefix: str) -> bool:

@@ -3,7 +3,8 @@
 GMF weighs the elementwise product of a user's and an item's vector; the MLP reads two further
 vectors side by side through a narrowing tower. NeuMF puts both last layers under one weight vector.
 All three learn by binary cross-entropy against 4 drawn negatives a positive; the paper trains GMF
-and MLP first (Adam) and starts NeuMF from both (`fuse`; then plain SGD).
+and MLP first (Adam) and starts NeuMF from both (`fuse`; then plain SGD): `make_pretrain` is the
+system of the two side by side, and SHARED, for `Stage.init_from`, says what NeuMF makes of them.
 
 As in the paper: all vectors and kernels start from N(0, 0.01^2), but for the tower's, which start
 as LeCun has it (the authors' code too leaves that distribution to its framework). Unlike it: a
@@ -103,6 +104,28 @@ def make_gmf(cfg: Config) -> System:
 
 def make_mlp(cfg: Config) -> System:
   return _system(cfg, NeuMF(cfg, ("mlp",)))
+
+
+def make_pretrain(cfg: Config) -> System:
+  """GMF and the MLP at once, neither knowing of the other; each sees the same negatives."""
+  halves = {"gmf": make_gmf(cfg), "mlp": make_mlp(cfg)}
+
+  def init(key, assets, batch):
+    return {name: half.init(key, assets, batch) for name, half in halves.items()}
+
+  def loss(params, assets, batch, key):
+    found = {name: half.loss(params[name], assets, batch, key) for name, half in halves.items()}
+    metrics = {name: (own.sum, own.weight) for name, own in found.items()}
+    return Loss(found["gmf"].sum + found["mlp"].sum, found["gmf"].weight, metrics)
+
+  return System(init, loss)
+
+
+def _fused(halves: Params) -> Params:
+  return fuse(halves["gmf"], halves["mlp"])
+
+
+SHARED = _fused
 
 
 def _system(cfg: Config, model: NeuMF) -> System:
