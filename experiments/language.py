@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import jax
+import ml_collections
 import numpy as np
 
 from experiments import settings, sources
@@ -42,7 +43,7 @@ from recjax.text.prompts import Prompt
 from recjax.text.questions import Questions
 from recjax.train import checkpoint, evaluate, generated, loop, optim, stages, task_vectors
 from recjax.train import mesh as meshes
-from recjax.types import Params, System
+from recjax.types import Assets, Params, System
 
 _logger = logging.getLogger(__name__)
 
@@ -62,13 +63,18 @@ _CHOICES = {"candidates", "candidate", "candidate_title"}  # no question about t
 class Ingredients(Protocol):
   """What users and items are written from; each part costs nothing until it is asked for."""
 
+  config: ml_collections.ConfigDict
+  data: settings.Data
+  evaluation: settings.Evaluation
   raw: sources.Raw
   known: Interactions  # the events that may be learned from
   ids: artefact.SemanticIds
 
 
 class Language:
-  """The words of a run: its vocabulary, its items, its prompts."""
+  """The words of a run: its vocabulary, its items, its prompts. Questions as `tasks` wants them."""
+
+  served = False
 
   def __init__(self, cfg: settings.Prompts, of: Ingredients):
     self.cfg, self.of = cfg, of
@@ -140,13 +146,30 @@ class Language:
     theirs = {name: tree for name, tree in self.pretrained.items() if name in fresh["t5"]}
     return p5.from_t5(fresh, theirs, known=len(self.pieces))
 
-  def learned(self, known: Interactions, *, numbers: bool = False) -> loader.Source:
-    """The mixture of questions that training goes through; with `numbers`, ratings as these."""
-    if numbers:
+  @property
+  def on_ids(self) -> bool:
+    return self.cfg.index.method.startswith("codes")
+
+  @property
+  def shown(self) -> bool:
+    return "sequential" in self.families
+
+  def learned(self) -> loader.Source:
+    """The mixture of questions that training goes through; of heads, ratings as numbers."""
+    known = self.of.known
+    if self.of.config.system == "t5_rating":
       q = questions.rating(known)
       return asked.rated(self._instances("rating", self.seen, q))
     found = [_QUESTIONS[family](known) for family in self.families]
     return Instances(found, self.seen, self.domain, self.words, self.cfg.instances)
+
+  def drawn(self) -> tuple[()]:
+    return ()
+
+  def asked(self, before: Interactions, events: Interactions) -> loader.Batches:
+    cfg = self.of.evaluation
+    found = self.ranked("sequential", before, events, deny_seen=cfg.deny_seen)
+    return loader.Batches(found, cfg.batch_size, max_len=settings.widths(self.of.data))
 
   def sums(self) -> arithmetic.Sums:
     """All sums of two numbers below 100."""
@@ -188,11 +211,11 @@ class Language:
     rater: System,
     before: Interactions,
     events: Interactions,
-    cfg: settings.Evaluation,
-    width: int,
   ) -> list[evaluate.Suite]:
     """Items ranked and ratings told, by prompts that were trained with and by one that was not."""
-    found = []
+    cfg, found = self.of.evaluation, []
+    if not len(events):
+      return found
     for family, unseen in itertools.product(self.families, (False, True)):
       if family in RANKED:
         source = self.ranked(family, before, events, unseen=unseen, deny_seen=cfg.deny_seen)
@@ -203,21 +226,21 @@ class Language:
         measure = _rating(rater)
       else:
         continue
-      batches = loader.Batches(source, cfg.batch_size, max_len=width)
+      batches = loader.Batches(source, cfg.batch_size, max_len=self.of.data.max_len)
       devices = 1 if family in RANKED and jax.default_backend() == "cpu" else None
       parts = (name, family + ("_unseen" if unseen else ""))
       found.append(evaluate.Suite("/".join(filter(None, parts)), batches, measure, devices))
     return found
 
   def written(
-    self, params: Params, assets, system: System, events: Interactions, batch_size: int, width: int
+    self, params: Params, assets: Assets, system: System, events: Interactions
   ) -> dict[str, float]:
     """What the system writes beside what users wrote."""
-    found = {}
+    size, width, found = self.of.evaluation.batch_size, self.of.data.max_len, {}
     for family in (f for f in self.families if f in WRITTEN):
       for kind, which in (("", self.seen), ("_unseen", self.unseen)):
         source = self._instances(family, which, _QUESTIONS[family](events))
-        batches = loader.Batches(source, batch_size, max_len=width)
+        batches = loader.Batches(source, size, max_len=width)
         said, wanted = generated.texts(
           params, assets, batches, system=system, decode=self.words.decode
         )

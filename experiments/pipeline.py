@@ -2,128 +2,52 @@
 
 Each stage writes into the run's folder and is skipped, aloud, when what it depends on (its part
 of the config and the stages before it) has not changed; training goes on from its checkpoint.
+`preparation` has the stages before a system, `training` how it is trained; here are what a run is
+worth and what it leaves.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
 import json
-import logging
 import pathlib
-import time
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from experiments import assembly, language, report, results, settings, sources, tasks
+from experiments import (
+  assembly,
+  language,
+  preparation,
+  report,
+  results,
+  settings,
+  tasks,
+  training,
+)
 from recjax import growth, recommender
-from recjax.data import examples, interactions, loader, splits, storage
-from recjax.data.interactions import Interactions
+from recjax.data import loader
 from recjax.recommender import Recommender
-from recjax.semid import artefact, learn
 from recjax.systems import SYSTEMS
-from recjax.text import encoders, lsa, vectors
-from recjax.train import evaluate, loop, stages
-from recjax.types import PAD, System
-
-_logger = logging.getLogger(__name__)
+from recjax.train import evaluate, loop
+from recjax.types import PAD
 
 MODES = ("all", "prepare", "embed", "tokenize", "train", "evaluate", "recommend", "help")
 
 
-class Run:
+class Run(preparation.Preparation):
   """A run's folder and config; every stage asks the ones before it."""
 
   def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
-    self.config, self.workdir = config, workdir
-    self.data = settings.build(settings.Data, config.data)
+    super().__init__(config, workdir)
     self.evaluation = settings.build(settings.Evaluation, config.evaluation)
-    if config.task not in tasks.TASKS:
-      raise ValueError(f"no task {config.task!r}; there is {', '.join(tasks.TASKS)}")
-    if config.examples not in tasks.EXAMPLES:
-      raise ValueError(f"no examples {config.examples!r}; there is {', '.join(tasks.EXAMPLES)}")
-    self.task = tasks.TASKS[config.task]
-    self.in_words = self.task.asked is None
-    if not self.in_words == ("prompts" in config) == (config.examples == "prompts"):
-      raise ValueError(
-        "a task in words needs examples='prompts' and a section `prompts`; others not"
-      )
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
 
   @functools.cached_property
-  def raw(self) -> sources.Raw:
-    raw = sources.read(self.data, self.workdir)
-    if not self.task.ratings:  # only that they met it
-      split = raw.split and splits.Split(*map(_unrated, raw.split))
-      raw = dataclasses.replace(raw, interactions=_unrated(raw.interactions), split=split)
-    storage.save(raw.interactions, self.workdir / "data")
-    _logger.info("prepared %r, %r", raw.interactions, raw.catalog)
-    return raw
-
-  @functools.cached_property
-  def _split(self) -> tuple[splits.Split, np.ndarray]:
-    whole = self.task.split(self.raw, self.data)
-    return splits.cold_items(whole, self.data.cold, seed=self.data.split_seed)
-
-  @property
-  def split(self) -> splits.Split:
-    return self._split[0]
-
-  @property
-  def cold(self) -> np.ndarray:
-    """[I] the items that test and that nothing was learned of, by choice."""
-    return self._split[1]
-
-  @property
-  def known(self) -> Interactions:
-    """The events that may be learned from."""
-    return self.split.train
-
-  @functools.cached_property
-  def before_test(self) -> Interactions:
-    """Train and validation events, each user's in order."""
-    both = interactions.concat(self.split[:2])
-    return both.take(np.argsort(both.user, kind="stable"))
-
-  @functools.cached_property
-  def encoder(self) -> encoders.Encoder | lsa.Lsa:
-    cfg = settings.build(settings.Text, self.config.text)
-    if cfg.encoder != "lsa":
-      return encoders.load(cfg.encoder)
-    return lsa.fit(vectors.render(self.raw.catalog, cfg.template)[PAD + 1 :], dim=cfg.dim)
-
-  @functools.cached_property
-  def vectors(self) -> np.ndarray:
-    """[I, D] a vector an item, kept in the run's folder under a hash of texts and encoder."""
-    template = settings.build(settings.Text, self.config.text).template
-    folder = self.workdir / "vectors"
-    return vectors.item_vectors(self.raw.catalog, template, self.encoder, cache=folder)
-
-  @functools.cached_property
-  def ids(self) -> artefact.SemanticIds:
-    cfg = settings.build(settings.SemanticIds, self.config.semantic_ids)
-    folder = self.workdir / "semantic_ids"
-    read = "" if cfg.published else artefact.content_hash(self.vectors)
-    inputs = _digest(dataclasses.asdict(cfg), read)
-    mark = folder / "inputs.sha256"
-    if mark.exists() and mark.read_text() == inputs:
-      _logger.info("semantic ids: unchanged, read from %s", folder)
-      return artefact.load(folder)
-    if cfg.published:
-      every = artefact.published(sources.path_of(cfg.published))
-      ids = every.select(self.raw.catalog.ids.tolist())
-    else:
-      made = learn.quantizer(cfg.quantizer, self.vectors[PAD + 1 :], workdir=folder / "training")
-      policy = growth.Collisions(cfg.policy, cfg.collisions).make()
-      ids = artefact.build(self.raw.catalog.ids, self.vectors, made, policy)
-    ids.save(folder)
-    mark.write_text(inputs)
-    return ids
+  def questions(self) -> tasks.Questions:
+    """What the system learns from and is asked, in words or in ids."""
+    return self.language if "prompts" in self.config else tasks.InIds(self)
 
   @functools.cached_property
   def language(self) -> language.Language:
@@ -134,90 +58,21 @@ class Run:
     return assembly.build(self.config.system, self.config.get("model"), self)
 
   def train(self, seed: int) -> loop.Result:
-    """The system with one seed; a closed form takes validation events too, as it tunes nothing."""
-    system, assets = self.built.system, self.built.assets
-    folder = self.folder(seed)
-    began = time.perf_counter()
-    if system.fit is not None:
-      result = loop.solve(system, assets, self.before_test, workdir=folder)
-    else:
-      result = self._fit(seed, folder)
-    _add_seconds(folder, time.perf_counter() - began)
-    return result
-
-  def _fit(self, seed: int, folder: pathlib.Path) -> loop.Result:
-    system, assets, _, pretrain, shared, _ = self.built
-    cfg = dataclasses.replace(settings.build(loop.Config, self.config.train), seed=seed)
-    found = self._learned()
-    suites = self._suites("valid", system, self.known, self.split.valid)
-    fingerprint = {"data": _digest(self.known.item, self.known.user), "assets": _content(assets)}
-    more = {"suites": suites, "fingerprint": fingerprint}
-    train = self._batches(found, self.config.batch_size, seed)
-    if self.in_words:
-      more["init_from"] = self.language.start
-    if self.in_words and self.language.cfg.sums:
-      return self._fit_with_sums(train, cfg, more, seed, folder)
-    if "pretrain" not in self.config or pretrain is None:
-      return loop.fit(system, assets, train, cfg, workdir=folder, **more)
-    first = self._batches(found, self.config.pretrain_batch_size, seed)
-    both = [
-      stages.Stage("pretrain", pretrain, assets, first, self._pretraining(seed)),
-      stages.Stage("tune", system, assets, train, cfg, suites, ("pretrain", shared)),
-    ]
-    done = stages.run(both, workdir=folder)
-    return done.get("tune", done["pretrain"])  # a signal may have ended it in the first
-
-  def _pretraining(self, seed: int) -> loop.Config:
-    return dataclasses.replace(settings.build(loop.Config, self.config.pretrain), seed=seed)
-
-  def _fit_with_sums(
-    self, train: loader.Batches, cfg: loop.Config, more: dict[str, Any], seed, folder: pathlib.Path
-  ) -> loop.Result:
-    """Sums are learned first, or beside and what they changed is added."""
-    if "pretrain" not in self.config:
-      raise ValueError("prompts.sums needs a section `pretrain`: how sums are learned")
-    system, assets = self.built.system, self.built.assets
-    found = self._batches(self.language.sums(), self.config.pretrain_batch_size, seed)
-    sums = stages.Stage("pretrain", system, assets, found, self._pretraining(seed))
-    if self.language.cfg.sums == "vector":
-      tuned = loop.fit(system, assets, train, cfg, workdir=folder / "tune", **more)
-      if tuned.stopped_by is not None:
-        return tuned
-
-      def measure(params):
-        return evaluate.evaluate(params, assets, more["suites"], system=system)
-
-      start = self.language.start
-      return language.added(tuned, sums, start, measure, cfg.best, workdir=folder / "pretrain")
-    first = loop.fit(
-      system, assets, found, sums.cfg, workdir=folder / "pretrain", init_from=self.language.start
-    )
-    if first.stopped_by is not None:
-      return first
-    more["init_from"] = lambda fresh: first.params
-    return loop.fit(system, assets, train, cfg, workdir=folder / "tune", **more)
-
-  def _learned(self) -> loader.Source:
-    if self.in_words:
-      return self.language.learned(self.known, numbers=self.config.system == "t5_rating")
-    return tasks.EXAMPLES[self.config.examples](self.known, self.data.max_len)
+    return training.train(self, seed)
 
   def evaluate(self, params: dict[int, Any]) -> dict[str, list[dict[str, float]]]:
     """Test metrics of the system, a row a seed, and of what it is compared with."""
     known = self.before_test
+    system, assets, rater = self.built.system, self.built.assets, self.built.rater
     table = {self.config.system: []}
     for seed, learned in params.items():
-      suites = self._suites("", self.built.system, known, self.split.test)
-      measured = evaluate.evaluate(learned, self.built.assets, suites, system=self.built.system)
-      if self.in_words:
-        size = self.evaluation.batch_size
-        measured |= self.language.written(
-          learned, self.built.assets, self.built.system, self.split.test, size, self.data.max_len
-        )
+      suites = self.questions.suites("", system, rater or system, known, self.split.test)
+      measured = evaluate.evaluate(learned, assets, suites, system=system)
+      measured |= self.questions.written(learned, assets, system, self.split.test)
       table[self.config.system].append({"seed": seed, **measured})
     for name in self.evaluation.baselines:
       baseline, assets = assembly.build(name, None, self)[:2]
-      suites = self._suites("", baseline, known, self.split.test)
+      suites = self.questions.suites("", baseline, baseline, known, self.split.test)
       table[name] = [dict(loop.solve(baseline, assets, known, suites=suites).metrics)]
     truth = self.workdir / "raw" / "truth.json"
     if truth.exists():
@@ -228,7 +83,7 @@ class Run:
     """recommendations.jsonl: for every test user the items to show next, with titles and scores."""
     system, assets = self.built.system, self.built.assets
     known = self.before_test
-    batches = self._asked(known, self.split.test)
+    batches = self.questions.asked(known, self.split.test)
     recommend = jax.jit(system.recommend, static_argnames="k")
     users, items, titles = self.raw.interactions.users, self.raw.catalog.ids, self._titles()
     path = self.workdir / "recommendations.jsonl"
@@ -292,62 +147,16 @@ class Run:
       text=text,
     )
 
-  @property
-  def on_ids(self) -> bool:
-    """Whether the system reads or writes semantic ids."""
-    if self.in_words:
-      return self.language.cfg.index.method.startswith("codes")
-    return "semantic_ids" in self.config
-
-  @property
-  def recommends(self) -> bool:
-    """Whether users are shown items: who is asked for a rating has no history to show."""
-    asked = "sequential" in self.language.families if self.in_words else not self.task.ratings
-    return self.built.system.recommend is not None and asked
-
   def folder(self, seed: int) -> pathlib.Path:
     return self.workdir / f"seed_{seed}"
 
   def seconds(self) -> float:
     """Spent in training, over all seeds and pieces."""
-    return sum(_read_seconds(self.folder(seed)) for seed in self.config.seeds)
+    return training.seconds([self.folder(seed) for seed in self.config.seeds])
 
   def _titles(self) -> np.ndarray:
     catalog = self.raw.catalog
     return catalog["title"] if "title" in catalog.fields else catalog.ids
-
-  def _batches(self, found, size: int, seed: int) -> loader.Batches:
-    drawn = tasks.drawn(self.config.examples, self.data, self.known)
-    return loader.Batches(
-      found, size, max_len=self._widths, seed=seed, epochs=None, transforms=drawn
-    )
-
-  @property
-  def _widths(self) -> list[int]:
-    return [*self.data.buckets, self.data.max_len]
-
-  def _suites(
-    self, name: str, system: System, before: Interactions, events: Interactions
-  ) -> list[evaluate.Suite]:
-    if not len(events):
-      return []
-    if self.in_words:
-      rater, width = self.built.rater or system, self.data.max_len
-      return self.language.suites(name, system, rater, before, events, self.evaluation, width)
-    measure = self.task.measure(system, self.evaluation)
-    beams = "semantic_ids" in self.config and jax.default_backend() == "cpu"
-    return [evaluate.Suite(name, self._asked(before, events), measure, 1 if beams else None)]
-
-  def _asked(self, before: Interactions, events: Interactions) -> loader.Batches:
-    if self.in_words:
-      found = self.language.ranked(
-        "sequential", before, events, deny_seen=self.evaluation.deny_seen
-      )
-      return loader.Batches(found, self.evaluation.batch_size, max_len=self._widths)
-    found = self.task.asked(self.raw, before, events)
-    if self.evaluation.deny_seen:
-      found = examples.deny_seen(found)
-    return loader.Batches(found, self.evaluation.batch_size, max_len=self._widths)
 
 
 def run(
@@ -377,7 +186,8 @@ def run(
     if result.stopped_by is not None:
       return {}
     learned[seed] = result.params
-  if job.built.system.recommend is not None and not job.in_words:
+  answers = job.built.system.recommend is not None
+  if answers and job.questions.served:
     job.recommender(learned[config.seeds[0]]).save(workdir / recommender.FOLDER)
   table = {}
   if mode in ("all", "evaluate"):
@@ -386,7 +196,9 @@ def run(
     if record is not None:
       results.write(record / f"{name}.json", config, table, job.seconds())
     print(results.render(table))
-  if mode in ("all", "recommend") and job.recommends:
+  if (
+    mode in ("all", "recommend") and job.built.system.recommend is not None and job.questions.shown
+  ):
     path = job.recommend(learned[config.seeds[0]])
     first = json.loads(path.open().readline())
     print(f"\nFor {first['user']}:")
@@ -400,7 +212,7 @@ def run(
 
 
 def _report(job: Run, name: str) -> None:
-  on_ids, shown = job.on_ids, job.workdir / "recommendations.jsonl"
+  on_ids, shown = job.questions.on_ids, job.workdir / "recommendations.jsonl"
   report.write(
     job.workdir / "report.html",
     title=name,
@@ -446,29 +258,3 @@ def describe(config: ml_collections.ConfigDict) -> str:
   told = [settings.describe(n, cls, config[n]) for n, cls in sections.items() if n in config]
   plain = [f"  --config.{name}={v!r}" for name, v in config.items() if name not in sections]
   return "\n\n".join([*told, "the run:\n" + "\n".join(plain)])
-
-
-def _unrated(x: Interactions) -> Interactions:
-  return dataclasses.replace(x, rating=None)
-
-
-def _digest(*parts: Any) -> str:
-  digest = hashlib.sha256()
-  for part in parts:
-    raw = part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True)
-    digest.update(raw if isinstance(raw, bytes) else raw.encode())
-  return digest.hexdigest()
-
-
-def _content(assets: Any) -> str:
-  return _digest(*(np.asarray(x) for x in jax.tree.leaves(assets)))
-
-
-def _read_seconds(folder: pathlib.Path) -> float:
-  path = folder / "seconds.json"
-  return json.loads(path.read_text()) if path.exists() else 0.0
-
-
-def _add_seconds(folder: pathlib.Path, seconds: float) -> None:
-  """Training may come in pieces: their sum is kept."""
-  (folder / "seconds.json").write_text(json.dumps(_read_seconds(folder) + seconds))

@@ -36,6 +36,11 @@ class Data:
   cold: float = 0.0  # of the items that test, so many are kept from training and validation
 
 
+def widths(cfg: Data) -> list[int]:
+  """That histories are padded to, ascending."""
+  return [*cfg.buckets, cfg.max_len]
+
+
 @dataclasses.dataclass(frozen=True)
 class Text:
   """Items -> vectors."""

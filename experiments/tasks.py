@@ -13,9 +13,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
+import jax
+import ml_collections
 import numpy as np
 
 from experiments import settings, sources
@@ -23,7 +25,7 @@ from recjax.data import draws, examples, loader, negatives, splits
 from recjax.data.examples import Examples
 from recjax.data.interactions import Interactions
 from recjax.train import evaluate
-from recjax.types import System
+from recjax.types import Assets, Params, System
 
 
 class Task(NamedTuple):
@@ -107,6 +109,93 @@ EXAMPLES: dict[str, Callable[[Interactions, int], Examples] | None] = {
   "prefixes": lambda train, max_len: examples.prefixes(train),
   "sequences": lambda train, max_len: examples.sequences(train, max_len, stride=max_len),
 }
+
+
+class Questions(Protocol):
+  """What a run's system learns from and is asked."""
+
+  on_ids: bool  # it reads or writes semantic ids
+  shown: bool  # answers are items to show to users: who is asked for a rating has no history
+  served: bool  # it can be asked without the run, see `recjax.Recommender`
+  start: Callable[[Params], Params] | None  # fresh parameters -> those to start from
+
+  def learned(self) -> loader.Source: ...
+
+  def drawn(self) -> Sequence[loader.Transform]:
+    """What is drawn anew for each batch that is learned from."""
+
+  def asked(self, before: Interactions, events: Interactions) -> loader.Batches:
+    """What each of the events' users is shown items for, with their history."""
+
+  def suites(
+    self, name: str, system: System, rater: System, before: Interactions, events: Interactions
+  ) -> list[evaluate.Suite]:
+    """What `system` ranks and `rater` rates."""
+
+  def written(
+    self, params: Params, assets: Assets, system: System, events: Interactions
+  ) -> dict[str, float]:
+    """What is measured of texts, beside the suites."""
+
+
+class Ingredients(Protocol):
+  """What questions in ids are made of."""
+
+  config: ml_collections.ConfigDict
+  task: Task
+  data: settings.Data
+  evaluation: settings.Evaluation
+  raw: sources.Raw
+  known: Interactions  # the events that may be learned from
+
+
+class InIds:
+  """Questions whose users and items are numbers."""
+
+  served, start = True, None
+
+  def __init__(self, of: Ingredients):
+    self.of = of
+    self.on_ids, self.shown = "semantic_ids" in of.config, not of.task.ratings
+
+  def learned(self) -> Examples:
+    return EXAMPLES[self.of.config.examples](self.of.known, self.of.data.max_len)
+
+  def drawn(self) -> list[loader.Transform]:
+    return drawn(self.of.config.examples, self.of.data, self.of.known)
+
+  def asked(self, before: Interactions, events: Interactions) -> loader.Batches:
+    found = self.of.task.asked(self.of.raw, before, events)
+    if self.of.evaluation.deny_seen:
+      found = examples.deny_seen(found)
+    widths = settings.widths(self.of.data)
+    return loader.Batches(found, self.of.evaluation.batch_size, max_len=widths)
+
+  def suites(
+    self, name: str, system: System, rater: System, before: Interactions, events: Interactions
+  ) -> list[evaluate.Suite]:
+    if not len(events):
+      return []
+    measure = self.of.task.measure(system, self.of.evaluation)
+    beams = self.on_ids and jax.default_backend() == "cpu"
+    return [evaluate.Suite(name, self.asked(before, events), measure, 1 if beams else None)]
+
+  def written(
+    self, params: Params, assets: Assets, system: System, events: Interactions
+  ) -> dict[str, float]:
+    return {}
+
+
+def named(config: ml_collections.ConfigDict) -> Task:
+  """The config's task; one in words goes with prompts and no other does."""
+  if config.task not in TASKS:
+    raise ValueError(f"no task {config.task!r}; there is {', '.join(TASKS)}")
+  if config.examples not in EXAMPLES:
+    raise ValueError(f"no examples {config.examples!r}; there is {', '.join(EXAMPLES)}")
+  task = TASKS[config.task]
+  if not (task.asked is None) == ("prompts" in config) == (config.examples == "prompts"):
+    raise ValueError("a task in words needs examples='prompts' and a section `prompts`; others not")
+  return task
 
 
 def drawn(name: str, cfg: settings.Data, train: Interactions) -> list[loader.Transform]:

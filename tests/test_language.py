@@ -106,15 +106,19 @@ def test_what_is_written_is_compared_with_what_users_wrote(ingredients):
   text = np.array(["a long tale about it"] * len(x))
   told = type(x)(**{**vars(x), "text": text, "fields": told})
   events = told.take(np.arange(24))
-  of = language.Language(
-    section(("summary",)), types.SimpleNamespace(known=told, raw=ingredients.raw)
+  run = types.SimpleNamespace(
+    known=told,
+    raw=ingredients.raw,
+    data=settings.Data(max_len=64),
+    evaluation=settings.Evaluation(batch_size=8),
   )
+  of = language.Language(section(("summary",)), run)
   said = of.words.batch(["good number 1"], 12)[0]
 
   def answer(params, assets, batch, *, key=None):
     return jax.numpy.broadcast_to(said, (len(batch["source"]), len(said)))
 
-  found = of.written({}, (), toy.make(4)._replace(generate=answer), events, 8, 64)
+  found = of.written({}, (), toy.make(4)._replace(generate=answer), events)
   assert found["summary/exact_match"] == pytest.approx(1 / 3)
   assert 0.6 < found["summary_unseen/rouge1"] < 1
 

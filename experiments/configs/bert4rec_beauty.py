@@ -1,13 +1,14 @@
 """BERT4Rec on Amazon Beauty (2014, 5-core).
 
 Published: Recall@10 .0347, NDCG@10 .0170 (S3-Rec, CIKM 2020); tuned re-implementations about .06.
-Full ranking over all items, repeats allowed, the last event of each user tests. Ours is not yet
-measured.
+Measured: .0506, .0258, with seed 0 on an H200 that eight runs shared, 6.8 minutes, train.fuse=10;
+the checkpoint is that of the best validation NDCG@10. Full ranking over all items, repeats allowed,
+the last event of each user tests.
 
     python -m experiments.run --config=experiments/configs/bert4rec_beauty.py \\
       --workdir=runs/bert4rec_beauty
 
-Hardware: 2 CPU cores.
+Hardware: a GPU, or 2 CPU cores and an hour.
 """
 
 from experiments import settings

@@ -1,11 +1,12 @@
 """FDSA on Amazon Beauty (2014, 5-core), attributes: brand and categories.
 
 Published: Recall@10 .0407, NDCG@10 .0208 (S3-Rec's repository; full ranking, repeats allowed, the
-last event of each user tests). Ours is not yet measured.
+last event of each user tests). Measured: .0750, .0443, with seed 0 on an H200 that eight runs
+shared, 6.6 minutes, train.fuse=10; the checkpoint is that of the best validation NDCG@10.
 
     python -m experiments.run --config=experiments/configs/fdsa_beauty.py --workdir=runs/fdsa
 
-Hardware: 2 CPU cores.
+Hardware: a GPU, or 2 CPU cores and an hour.
 """
 
 from experiments import settings
