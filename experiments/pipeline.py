@@ -43,6 +43,8 @@ class Run(preparation.Preparation):
   def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
     super().__init__(config, workdir)
     self.evaluation = settings.build(settings.Evaluation, config.evaluation)
+    if "prompts" in config and self.evaluation.baselines:
+      raise ValueError("evaluation.baselines read ids, not words: give them a config of their own")
 
   @functools.cached_property
   def questions(self) -> tasks.Questions:
@@ -72,7 +74,7 @@ class Run(preparation.Preparation):
       table[self.config.system].append({"seed": seed, **measured})
     for name in self.evaluation.baselines:
       baseline, assets = assembly.build(name, None, self)[:2]
-      suites = self.questions.suites("", baseline, baseline, known, self.split.test)
+      suites = tasks.InIds(self).whole(baseline, known, self.split.test)
       table[name] = [dict(loop.solve(baseline, assets, known, suites=suites).metrics)]
     truth = self.workdir / "raw" / "truth.json"
     if truth.exists():

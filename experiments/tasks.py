@@ -165,11 +165,7 @@ class InIds:
     return drawn(self.of.config.examples, self.of.data, self.of.known)
 
   def asked(self, before: Interactions, events: Interactions) -> loader.Batches:
-    found = self.of.task.asked(self.of.raw, before, events)
-    if self.of.evaluation.deny_seen:
-      found = examples.deny_seen(found)
-    widths = settings.widths(self.of.data)
-    return loader.Batches(found, self.of.evaluation.batch_size, max_len=widths)
+    return self._batches(self._examples(before, events), settings.widths(self.of.data))
 
   def suites(
     self, name: str, system: System, rater: System, before: Interactions, events: Interactions
@@ -179,6 +175,23 @@ class InIds:
     measure = self.of.task.measure(system, self.of.evaluation)
     beams = self.on_ids and jax.default_backend() == "cpu"
     return [evaluate.Suite(name, self.asked(before, events), measure, 1 if beams else None)]
+
+  def whole(
+    self, system: System, before: Interactions, events: Interactions
+  ) -> list[evaluate.Suite]:
+    """`suites` of a baseline, which reads whole histories however little the run's system reads."""
+    found = self._examples(before, events)
+    longest = int(found.lengths.max()) if found.left else 1
+    widths = [2**n for n in range(3, longest.bit_length())] + [max(longest, 8)]
+    measure = self.of.task.measure(system, self.of.evaluation)
+    return [evaluate.Suite("", self._batches(found, sorted(set(widths))), measure)]
+
+  def _examples(self, before: Interactions, events: Interactions) -> Examples:
+    found = self.of.task.asked(self.of.raw, before, events)
+    return examples.deny_seen(found) if self.of.evaluation.deny_seen else found
+
+  def _batches(self, found: Examples, widths: list[int]) -> loader.Batches:
+    return loader.Batches(found, self.of.evaluation.batch_size, max_len=widths)
 
   def written(
     self, params: Params, assets: Assets, system: System, events: Interactions

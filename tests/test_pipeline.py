@@ -106,3 +106,23 @@ def test_a_run_that_predicts_ratings_ends_with_its_errors(tmp_path):
   assert table["mf"][0]["rmse"] > table["mf"][0]["mae"] > 0
   assert (tmp_path / "kept" / "mf.json").exists() and (tmp_path / "report.html").exists()
   assert not (tmp_path / "recommendations.jsonl").exists()
+
+
+def test_a_baseline_reads_whole_histories_however_little_the_system_reads(tmp_path):
+  found = []
+  for max_len in (2, 20):
+    config = settings.config(
+      system="popularity",
+      task="next_item",
+      examples="events",
+      seeds=(0,),
+      batch_size=32,
+      data=settings.Data(source="synthetic", size="tiny", max_len=max_len),
+      model={},
+      train=loop.Config(steps=1),
+      evaluation=settings.Evaluation(ks=(5,), baselines=("item_knn",)),
+    )
+    run = pipeline.Run(config, tmp_path / str(max_len))
+    assert run.before_test.num_users < len(run.before_test) / 2
+    found.append(run.evaluate({})["item_knn"])
+  assert found[0] == found[1]
