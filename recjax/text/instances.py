@@ -136,7 +136,7 @@ class Instances:
             remedy="Read the column, or leave the prompt out.",
           )
       self._check_negatives(q)
-    self._ratings  # noqa: B018  # an error now, not in the middle of a training
+    _ = self._ratings  # an error now, not in the middle of a training
     longest = int(whole_words.encode(self.words, self.domain.items)[0].lengths.max())
     if longest > self.cfg.target_len:
       raise DataError(

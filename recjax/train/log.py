@@ -59,7 +59,8 @@ class Log:
       self._file.write(json.dumps({"step": step, **values}) + "\n")
       self._file.flush()
       for name, value in values.items():
-        self._events.add_scalar(name, value, step)
+        # TensorBoard has no @ in names, and its writer tells so of each.
+        self._events.add_scalar(name.replace("@", "_"), value, step)
 
   def close(self) -> None:
     if self._file is not None:
