@@ -1,9 +1,8 @@
 """A run as plain functions: raw files -> (vectors -> semantic ids ->) system -> what it is worth.
 
-Each stage writes into the run's folder and is skipped, aloud, when what it depends on (its part
-of the config and the stages before it) has not changed; training goes on from its checkpoint.
-`preparation` has the stages before a system, `training` how it is trained; here are what a run is
-worth and what it leaves.
+`preparation` has the stages before a system: what they made is read again, aloud, where nothing
+that they depend on has changed. `training` has how a system is trained: it goes on from its
+checkpoint, and one of another config is an error. Here are what a run is worth and what it leaves.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from experiments import (
   report,
   results,
   settings,
+  sources,
   tasks,
   training,
 )
@@ -31,7 +32,7 @@ from recjax import growth, recommender
 from recjax.data import loader
 from recjax.recommender import Recommender
 from recjax.systems import SYSTEMS
-from recjax.train import evaluate, loop
+from recjax.train import evaluate, loop, progress
 from recjax.types import PAD
 
 MODES = ("all", "prepare", "embed", "tokenize", "train", "evaluate", "recommend", "help")
@@ -45,6 +46,13 @@ class Run(preparation.Preparation):
     self.evaluation = settings.build(settings.Evaluation, config.evaluation)
     if "prompts" in config and self.evaluation.baselines:
       raise ValueError("evaluation.baselines read ids, not words: give them a config of their own")
+    best = re.fullmatch(r".*@(\d+)", config.get("train", {}).get("best") or "")
+    if best and int(best[1]) not in self.evaluation.ks:
+      raise ValueError(
+        f"train.best is {config.train.best!r}, but {best[1]} is not in evaluation.ks, "
+        f"{self.evaluation.ks}"
+      )
+    self.compared = [self._compared(file) for file in self.evaluation.compare]
 
   @functools.cached_property
   def questions(self) -> tasks.Questions:
@@ -59,6 +67,32 @@ class Run(preparation.Preparation):
   def built(self) -> assembly.Built:
     return assembly.build(self.config.system, self.config.get("model"), self)
 
+  @functools.cached_property
+  def baselines(self) -> dict[str, assembly.Built]:
+    """Built before any work is done: one that cannot be measured is an error then."""
+    found = {name: assembly.build(name, None, self) for name in self.evaluation.baselines}
+    for name, built in found.items():
+      if built.system.fit is None or name == self.config.system:
+        raise ValueError(
+          f"evaluation.baselines takes further systems in closed form, not {name!r}: name a config "
+          "of it in evaluation.compare"
+        )
+    return found
+
+  def _compared(self, file: str) -> tuple[str, ml_collections.ConfigDict]:
+    """A config of another system on this run's data, with as much of a history as it reads."""
+    other = settings.load(file)
+    if other.task != self.config.task or "prompts" in other:
+      raise ValueError(f"{file} has the task {other.task!r}, not this run's: it cannot be compared")
+    with other.unlocked():
+      own = {name: other.data[name] for name in ("max_len", "buckets", "negatives")}
+      other.data = ml_collections.ConfigDict({**self.config.data.to_dict(), **own})
+      other.seeds = self.config.seeds
+      other.evaluation.deny_seen = self.config.evaluation.deny_seen
+      other.evaluation.ks = tuple(sorted({*self.evaluation.ks, *other.evaluation.ks}))
+      other.evaluation.baselines = other.evaluation.compare = ()
+    return pathlib.Path(file).stem, other
+
   def train(self, seed: int) -> loop.Result:
     return training.train(self, seed)
 
@@ -72,25 +106,49 @@ class Run(preparation.Preparation):
       measured = evaluate.evaluate(learned, assets, suites, system=system)
       measured |= self.questions.written(learned, assets, system, self.split.test)
       table[self.config.system].append({"seed": seed, **measured})
-    for name in self.evaluation.baselines:
-      baseline, assets = assembly.build(name, None, self)[:2]
+    for name, (baseline, assets, *_) in self.baselines.items():
       suites = tasks.InIds(self).whole(baseline, known, self.split.test)
       table[name] = [dict(loop.solve(baseline, assets, known, suites=suites).metrics)]
-    truth = self.workdir / "raw" / "truth.json"
-    if truth.exists():
-      table["best attainable"] = [json.loads(truth.read_text())]
+    return table
+
+  def attainable(self) -> dict[str, list[dict[str, float]]]:
+    """What no system can exceed, of a synthetic world."""
+    if self.data.source != "synthetic":
+      return {}
+    truth = self.workdir / "raw" / sources.TRUTH
+    return {"best attainable": [json.loads(truth.read_text())]}
+
+  def compare(self) -> dict[str, list[dict[str, float]]] | None:
+    """Test metrics of the configs that the evaluation names; None: stopped by a signal."""
+    table = {}
+    for stem, config in self.compared:
+      beside = Run(config, self.workdir / "compare" / stem)
+      beside.__dict__["raw"] = self.raw
+      learned = {}
+      for seed in config.seeds:
+        result = beside.train(seed)
+        if result.stopped_by is not None:
+          return None
+        learned[seed] = result.params
+      name = (
+        stem if config.system in {self.config.system, *self.baselines, *table} else config.system
+      )
+      table[name] = beside.evaluate(learned)[config.system]
     return table
 
   def recommend(self, params: Any, k: int = 10) -> pathlib.Path:
     """recommendations.jsonl: for every test user the items to show next, with titles and scores."""
     system, assets = self.built.system, self.built.assets
-    known = self.before_test
-    batches = self.questions.asked(known, self.split.test)
+    if system.index is not None:
+      assets = jax.jit(system.index)(params, assets)
+    batches = self.questions.asked(self.before_test, self.split.test)
     recommend = jax.jit(system.recommend, static_argnames="k")
     users, items, titles = self.raw.interactions.users, self.raw.catalog.ids, self._titles()
     path = self.workdir / "recommendations.jsonl"
-    with path.with_suffix(".part").open("w") as file:
+    bar = progress.bar(len(batches), unit="batch", desc="recommendations")
+    with path.with_suffix(".part").open("w") as file, bar:
       for batch in loader.load(batches):
+        bar.update()
         question = {name: x for name, x in batch.items() if name != "target"}
         ranked = jax.device_get(recommend(params, assets, question, k=k))
         for row in np.flatnonzero(batch["weight"] > 0):
@@ -152,10 +210,6 @@ class Run(preparation.Preparation):
   def folder(self, seed: int) -> pathlib.Path:
     return self.workdir / f"seed_{seed}"
 
-  def seconds(self) -> float:
-    """Spent in training, over all seeds and pieces."""
-    return training.seconds([self.folder(seed) for seed in self.config.seeds])
-
   def _titles(self) -> np.ndarray:
     catalog = self.raw.catalog
     return catalog["title"] if "title" in catalog.fields else catalog.ids
@@ -181,22 +235,32 @@ def run(
   }
   if mode in reached:
     reached[mode]()
+    job.keep_config()
     return {}
-  learned = {}
+  measures = mode in ("all", "evaluate")
+  if measures:
+    _ = job.baselines  # an error now, not after the training
+  learned, seconds = {}, 0.0
   for seed in config.seeds:
     result = job.train(seed)
     if result.stopped_by is not None:
-      return {}
-    learned[seed] = result.params
+      return _stopped(job)
+    learned[seed], seconds = result.params, seconds + result.seconds
+  job.keep_config()
   answers = job.built.system.recommend is not None
   if answers and job.questions.served:
     job.recommender(learned[config.seeds[0]]).save(workdir / recommender.FOLDER)
   table = {}
-  if mode in ("all", "evaluate"):
-    table = {**job.evaluate(learned), **_compared(job)}
-    results.write(workdir / "results.json", config, table, job.seconds())
+  if measures:
+    table = {**job.evaluate(learned), **job.attainable()}
+    results.write(workdir / "results.json", config, table, seconds)  # before others can fail
+    beside = job.compare()
+    if beside is None:
+      return _stopped(job)
+    table |= beside
+    results.write(workdir / "results.json", config, table, seconds)
     if record is not None:
-      results.write(record / f"{name}.json", config, table, job.seconds())
+      results.write(record / f"{name}.json", config, table, seconds)
     print(results.render(table))
   if (
     mode in ("all", "recommend") and job.built.system.recommend is not None and job.questions.shown
@@ -226,23 +290,9 @@ def _report(job: Run, name: str) -> None:
   )
 
 
-def _compared(job: Run) -> dict[str, list[dict[str, float]]]:
-  """The same data under the configs that the evaluation names, each in a folder of its own."""
-  table = {}
-  for file in job.evaluation.compare:
-    other = settings.load(file)
-    with other.unlocked():
-      # The data of this run, but as much of a history as the other system reads.
-      own = {name: other.data[name] for name in ("max_len", "buckets")}
-      other.data = ml_collections.ConfigDict({**job.config.data.to_dict(), **own})
-      other.seeds = job.config.seeds
-      for field in ("deny_seen", "ks"):
-        other.evaluation[field] = job.config.evaluation[field]
-    beside = Run(other, job.workdir / "compare" / pathlib.Path(file).stem)
-    beside.__dict__["raw"] = job.raw
-    params = {seed: beside.train(seed).params for seed in other.seeds}
-    table[other.system] = beside.evaluate(params)[other.system]
-  return table
+def _stopped(job: Run) -> dict[str, list[dict[str, float]]]:
+  print(f"Stopped by a signal. The same command goes on from what is in {job.workdir}.")
+  return {}
 
 
 def describe(config: ml_collections.ConfigDict) -> str:

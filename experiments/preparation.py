@@ -1,7 +1,8 @@
 """What is made of raw files before any system: events, their split, item vectors, semantic ids.
 
-Each is kept in the run's folder and made once: what is there is read again, aloud, as long as what
-it depends on (its part of the config and what it was made from) has not changed.
+Events are read from the raw files each time. Vectors and semantic ids are kept in the run's folder
+and read again, aloud, as long as what they depend on (their part of the config and what they were
+made from) has not changed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from experiments import settings, sources, tasks
 from recjax import growth
 from recjax.data import interactions, splits, storage
 from recjax.data.interactions import Interactions
-from recjax.semid import artefact, learn
+from recjax.semid import artefact, learn, report
 from recjax.text import encoders, lsa, vectors
 from recjax.types import PAD
 
 _logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
 
 
 class Preparation:
@@ -36,7 +39,18 @@ class Preparation:
     self.data = settings.build(settings.Data, config.data)
     self.task = tasks.named(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+    if not (workdir / CONFIG).exists():
+      self.keep_config()
+
+  def keep_config(self) -> None:
+    """As the run's: once what is there of it, checkpoints above all, has not refused it."""
+    (self.workdir / CONFIG).write_text(self.config.to_json_best_effort(indent=2) + "\n")
+
+  def section(self, name: str) -> ml_collections.ConfigDict:
+    """A part of the config that this stage needs."""
+    if name not in self.config:
+      raise ValueError(f"the config has no section `{name}`, which this stage reads")
+    return self.config[name]
 
   @functools.cached_property
   def raw(self) -> sources.Raw:
@@ -75,7 +89,7 @@ class Preparation:
 
   @functools.cached_property
   def encoder(self) -> encoders.Encoder | lsa.Lsa:
-    cfg = settings.build(settings.Text, self.config.text)
+    cfg = settings.build(settings.Text, self.section("text"))
     if cfg.encoder != "lsa":
       return encoders.load(cfg.encoder)
     return lsa.fit(vectors.render(self.raw.catalog, cfg.template)[PAD + 1 :], dim=cfg.dim)
@@ -83,28 +97,35 @@ class Preparation:
   @functools.cached_property
   def vectors(self) -> np.ndarray:
     """[I, D] a vector an item, kept in the run's folder under a hash of texts and encoder."""
-    template = settings.build(settings.Text, self.config.text).template
+    template = settings.build(settings.Text, self.section("text")).template
     folder = self.workdir / "vectors"
     return vectors.item_vectors(self.raw.catalog, template, self.encoder, cache=folder)
 
   @functools.cached_property
   def ids(self) -> artefact.SemanticIds:
-    cfg = settings.build(settings.SemanticIds, self.config.semantic_ids)
+    cfg = settings.build(settings.SemanticIds, self.section("semantic_ids"))
     folder = self.workdir / "semantic_ids"
-    read = "" if cfg.published else artefact.content_hash(self.vectors)
+    if cfg.published:
+      file = sources.path_of(cfg.published)
+      read = digest(self.raw.catalog.ids.tolist(), np.fromfile(file, np.uint8))
+    else:
+      read = artefact.content_hash(self.vectors)
     inputs = digest(dataclasses.asdict(cfg), read)
     mark = folder / "inputs.sha256"
     if mark.exists() and mark.read_text() == inputs:
       _logger.info("semantic ids: unchanged, read from %s", folder)
       return artefact.load(folder)
     if cfg.published:
-      every = artefact.published(sources.path_of(cfg.published))
-      ids = every.select(self.raw.catalog.ids.tolist())
+      ids = artefact.published(file).select(self.raw.catalog.ids.tolist())
     else:
-      made = learn.quantizer(cfg.quantizer, self.vectors[PAD + 1 :], workdir=folder / "training")
+      training = folder / f"training_{inputs[:8]}"
+      made = learn.quantizer(cfg.quantizer, self.vectors[PAD + 1 :], workdir=training)
       policy = growth.Collisions(cfg.policy, cfg.collisions).make()
       ids = artefact.build(self.raw.catalog.ids, self.vectors, made, policy)
     ids.save(folder)
+    x = None if ids.quantizer is None else self.vectors[PAD + 1 :]
+    told = report.measure(ids.codes[PAD + 1 :], sizes=ids.sizes, vectors=x, quantizer=ids.quantizer)
+    (folder / "report.json").write_text(told.json() + "\n")
     mark.write_text(inputs)
     return ids
 

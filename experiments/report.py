@@ -1,4 +1,4 @@
-"""report.html: a run on one self-contained page, readable on a phone.
+"""report.html: a run on one self-contained page, readable on a phone; its figures beside it.
 
 The table of results (mean and 95% interval over the seeds), learning curves, the use of the
 semantic ids' codes, and what some users were recommended after what they had met.
@@ -56,10 +56,13 @@ def write(
   body = [f"<h1>{html.escape(title)}</h1>", _note(record), _table(record["systems"])]
   curves = {name: lines for name, lines in curves.items() if lines}
   if curves:
-    body += ["<h2>Learning</h2>", _image(_learning(curves), "Loss and validation, by step")]
+    drawn = _learning(curves)
+    path.with_name("learning.png").write_bytes(drawn.getvalue())
+    body += ["<h2>Learning</h2>", _image(drawn, "Loss and validation, by step")]
   if codes is not None:
     drawn = io.BytesIO()
     report.figure(codes, drawn, vectors=vectors)
+    path.with_name("codes.png").write_bytes(drawn.getvalue())
     body += ["<h2>Semantic ids</h2>", _image(drawn, "Use of codes, prefixes, and a map of items")]
   if users:
     body += ["<h2>Some users</h2>", '<div class="users">', *map(_user, users), "</div>"]

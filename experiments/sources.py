@@ -28,6 +28,8 @@ class Raw:
   candidates: Impressions | None = None  # each test event among sampled negatives
 
 
+TRUTH = "truth.json"  # of a synthetic world, in the run's folder `raw`: what can be attained
+
 Source = Callable[[Data, pathlib.Path, pathlib.Path], Raw]  # (config, its path, the run's folder)
 
 _SIZES = {"tiny": synthetic.TINY, "small": synthetic.SMALL}
@@ -64,15 +66,23 @@ def read(cfg: Data, workdir: pathlib.Path) -> Raw:
 
 
 def _synthetic(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
-  """Raw files of a synthetic world, made once, read as any other; the truth goes to truth.json."""
+  """Raw files of a synthetic world, made once, read as any other; the truth beside them."""
   if cfg.size not in _SIZES:
     raise ValueError(f"no synthetic size {cfg.size!r}; there is {', '.join(_SIZES)}")
   folder = workdir / "raw"
-  if not (folder / "truth.json").exists():
+  made, size = folder / TRUTH, folder / "size"
+  if not made.exists():
     world = synthetic.generate(_SIZES[cfg.size])
     synthetic.write(world, folder)
     best = synthetic_oracle.best_attainable(world, k=10)
-    (folder / "truth.json").write_text(json.dumps({"recall@10": best.recall, "ndcg@10": best.ndcg}))
+    size.write_text(cfg.size)
+    made.write_text(json.dumps({"recall@10": best.recall, "ndcg@10": best.ndcg}))
+  elif size.exists() and size.read_text() != cfg.size:
+    raise DataError(
+      f"a world of size {size.read_text()!r}, not {cfg.size!r}",
+      path=folder,
+      remedy="Take a new folder for the run.",
+    )
   return _tables(cfg, folder, workdir)
 
 

@@ -117,6 +117,7 @@ class Questions(Protocol):
   on_ids: bool  # it reads or writes semantic ids
   shown: bool  # answers are items to show to users: who is asked for a rating has no history
   served: bool  # it can be asked without the run, see `recjax.Recommender`
+  needs_sums: bool  # sums are learned first or beside, see `language`
   start: Callable[[Params], Params] | None  # fresh parameters -> those to start from
 
   def learned(self) -> loader.Source: ...
@@ -152,7 +153,7 @@ class Ingredients(Protocol):
 class InIds:
   """Questions whose users and items are numbers."""
 
-  served, start = True, None
+  served, needs_sums, start = True, False, None
 
   def __init__(self, of: Ingredients):
     self.of = of
@@ -172,7 +173,8 @@ class InIds:
   ) -> list[evaluate.Suite]:
     if not len(events):
       return []
-    measure = self.of.task.measure(system, self.of.evaluation)
+    answers = rater if self.of.task.ratings else system
+    measure = self.of.task.measure(answers, self.of.evaluation)
     beams = self.on_ids and jax.default_backend() == "cpu"
     return [evaluate.Suite(name, self.asked(before, events), measure, 1 if beams else None)]
 
@@ -180,6 +182,8 @@ class InIds:
     self, system: System, before: Interactions, events: Interactions
   ) -> list[evaluate.Suite]:
     """`suites` of a baseline, which reads whole histories however little the run's system reads."""
+    if not len(events):
+      return []
     found = self._examples(before, events)
     longest = int(found.lengths.max()) if found.left else 1
     widths = [2**n for n in range(3, longest.bit_length())] + [max(longest, 8)]
@@ -208,13 +212,20 @@ def named(config: ml_collections.ConfigDict) -> Task:
   task = TASKS[config.task]
   if not (task.asked is None) == ("prompts" in config) == (config.examples == "prompts"):
     raise ValueError("a task in words needs examples='prompts' and a section `prompts`; others not")
+  if config.data.negatives and (task.ratings or config.examples not in ("events", "users")):
+    raise ValueError(
+      "data.negatives goes with examples 'events' or 'users' of a task without ratings, not with "
+      f"{config.examples!r} of {config.task!r}"
+    )
+  if config.examples == "users" and task.ratings:
+    raise ValueError(
+      f"examples 'users' draws events anew, without ratings: not for {config.task!r}"
+    )
   return task
 
 
 def drawn(name: str, cfg: settings.Data, train: Interactions) -> list[loader.Transform]:
   """What is drawn anew for each batch of these examples."""
-  if cfg.negatives and name not in ("events", "users"):
-    raise ValueError(f"data.negatives goes with examples 'events' or 'users', not {name!r}")
   if name != "users" and not cfg.negatives:
     return []
   positives = negatives.Positives.of(train)

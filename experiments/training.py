@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import time
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -37,18 +35,9 @@ def train(job: Job, seed: int) -> loop.Result:
   """A closed form takes validation events too, as it tunes nothing."""
   system, assets = job.built.system, job.built.assets
   folder = job.folder(seed)
-  began = time.perf_counter()
   if system.fit is not None:
-    result = loop.solve(system, assets, job.before_test, workdir=folder)
-  else:
-    result = _fit(job, seed, folder)
-  _add_seconds(folder, time.perf_counter() - began)
-  return result
-
-
-def seconds(folders: Sequence[pathlib.Path]) -> float:
-  """Spent in training in these, over all pieces."""
-  return sum(_read_seconds(folder) for folder in folders)
+    return loop.solve(system, assets, job.before_test, workdir=folder)
+  return _fit(job, seed, folder)
 
 
 def _fit(job: Job, seed: int, folder: pathlib.Path) -> loop.Result:
@@ -57,10 +46,9 @@ def _fit(job: Job, seed: int, folder: pathlib.Path) -> loop.Result:
   found = job.questions.learned()
   batches = _batches(job, found, job.config.batch_size, seed)
   valid = job.questions.suites("valid", system, rater or system, job.known, job.split.valid)
-  data = preparation.digest(job.known.item, job.known.user)
-  fingerprint = {"data": data, "assets": _content(assets)}
+  fingerprint = _fingerprint(job)
   more = {"suites": valid, "fingerprint": fingerprint, "init_from": job.questions.start}
-  if isinstance(job.questions, language.Language) and job.questions.cfg.sums:
+  if job.questions.needs_sums:
     return _fit_with_sums(job, batches, cfg, more, seed, folder)
   if "pretrain" not in job.config or pretrain is None:
     return loop.fit(system, assets, batches, cfg, workdir=folder, **more)
@@ -69,8 +57,10 @@ def _fit(job: Job, seed: int, folder: pathlib.Path) -> loop.Result:
     stages.Stage("pretrain", pretrain, assets, first, _seeded(job.config.pretrain, seed)),
     stages.Stage("tune", system, assets, batches, cfg, valid, ("pretrain", shared)),
   ]
-  done = stages.run(both, workdir=folder)
-  return done.get("tune", done["pretrain"])  # a signal may have ended it in the first
+  done = stages.run(both, workdir=folder, fingerprint=fingerprint)
+  spent = sum(result.seconds for result in done.values())
+  # A signal may have ended it in the first.
+  return done.get("tune", done["pretrain"])._replace(seconds=spent)
 
 
 def _fit_with_sums(
@@ -85,6 +75,8 @@ def _fit_with_sums(
   if "pretrain" not in job.config:
     raise ValueError("prompts.sums needs a section `pretrain`: how sums are learned")
   words, (system, assets) = job.questions, job.built[:2]
+  if words.cfg.sums == "vector" and cfg.best is None:
+    raise ValueError("prompts.sums='vector' needs train.best, the metric that chooses its scale")
   found = _batches(job, words.sums(), job.config.pretrain_batch_size, seed)
   sums = stages.Stage("pretrain", system, assets, found, _seeded(job.config.pretrain, seed))
   if words.cfg.sums == "vector":
@@ -98,12 +90,13 @@ def _fit_with_sums(
     workdir = folder / "pretrain"
     return language.added(tuned, sums, words.start, measure, cfg.best, workdir=workdir)
   first = loop.fit(
-    system, assets, found, sums.cfg, workdir=folder / "pretrain", init_from=words.start
+    system, assets, found, sums.cfg, workdir=folder / "pretrain", **{**more, "suites": ()}
   )
   if first.stopped_by is not None:
     return first
   more["init_from"] = lambda fresh: first.params
-  return loop.fit(system, assets, batches, cfg, workdir=folder / "tune", **more)
+  tuned = loop.fit(system, assets, batches, cfg, workdir=folder / "tune", **more)
+  return tuned._replace(seconds=first.seconds + tuned.seconds)
 
 
 def _seeded(section: ml_collections.ConfigDict, seed: int) -> loop.Config:
@@ -115,15 +108,17 @@ def _batches(job: Job, found: loader.Source, size: int, seed: int) -> loader.Bat
   return loader.Batches(found, size, max_len=widths, seed=seed, epochs=None, transforms=drawn)
 
 
-def _content(assets: Any) -> str:
-  return preparation.digest(*(np.asarray(x) for x in jax.tree.leaves(assets)))
-
-
-def _read_seconds(folder: pathlib.Path) -> float:
-  path = folder / "seconds.json"
-  return json.loads(path.read_text()) if path.exists() else 0.0
-
-
-def _add_seconds(folder: pathlib.Path, seconds: float) -> None:
-  """Training may come in pieces: their sum is kept."""
-  (folder / "seconds.json").write_text(json.dumps(_read_seconds(folder) + seconds))
+def _fingerprint(job: Job) -> dict[str, Any]:
+  """All that parameters depend on, beside what `loop.fit` tells of its own config."""
+  names = ("system", "task", "examples", "batch_size", "pretrain_batch_size", "prompts")
+  told = {name: job.config.get(name) for name in names}
+  config = json.loads(ml_collections.ConfigDict(told).to_json_best_effort())
+  where = ("source", "path", "size")  # the events themselves are told below
+  data = {name: x for name, x in dataclasses.asdict(job.data).items() if name not in where}
+  known = job.known
+  ratings = [] if known.rating is None else [known.rating]
+  return {
+    "config": {**config, "data": data, "model": dataclasses.asdict(job.built.config)},
+    "data": preparation.digest(known.item, known.user, *ratings),
+    "assets": preparation.digest(*map(np.asarray, jax.tree.leaves(job.built.assets))),
+  }

@@ -54,11 +54,12 @@ def test_users_are_drawn_alike_and_then_their_items():
   np.testing.assert_array_equal(again["target"], drawn[7]["target"])
 
 
-def test_a_config_draws_what_it_names_and_refuses_negatives_elsewhere():
+def test_a_config_draws_what_it_names_and_what_cannot_be_drawn_is_told():
   x = events()
   cfg = settings.Data(negatives=2)
   assert tasks.drawn("events", settings.Data(), x) == []
-  with pytest.raises(ValueError, match="data.negatives goes with examples 'events' or 'users'"):
-    tasks.drawn("sequences", cfg, x)
+  rated = interactions.replace(x, rating=np.ones(len(x), np.float32))
+  with pytest.raises(ValueError, match="ratings would stay those of other events"):
+    batches(rated, draws.by_user(negatives.Positives.of(rated)))[0]
   with pytest.raises(ValueError, match="has met 4 of 4 items"):
     batches(x, *tasks.drawn("events", cfg, x))[0]

@@ -2,7 +2,7 @@
 
 No published figure. Full ranking of each user's last event; what the user has met is left out (no
 one meets an item twice here). Validation Recall@10 .0878, NDCG@10 .0507; settings chosen by that
-(cosine without shrinkage: .0680, .0394). Test not yet measured.
+(cosine without shrinkage: .0680, .0394). Test: .0753, .0436.
 
     python -m experiments.run --config=experiments/configs/item_knn_beauty.py --workdir=runs/knn
 

@@ -31,7 +31,7 @@ def get_config():
     ),
     train=loop.Config(
       steps=3884 * 4,
-      optimizer=optim.Config(name="sgd", rate=1e-3, clip=None),
+      optimizer=optim.Config(name="sgd", rate=1e-3, b1=0.0, clip=None),
       eval_every=3884,
       save_every=3884,
     ),

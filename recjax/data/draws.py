@@ -26,6 +26,9 @@ def by_user(positives: negatives.Positives) -> Transform:
   users = np.flatnonzero(positives.count)
 
   def redraw(batch: HostBatch, rng: np.random.Generator) -> HostBatch:
+    others = batch.keys() - {"user", "target", "weight"}
+    if others:
+      raise ValueError(f"{', '.join(sorted(others))} would stay those of other events")
     user = rng.choice(users, len(batch["user"]))
     at = positives.start[user] + rng.integers(0, positives.count[user])
     found = {"user": user, "target": positives.items[at]}

@@ -70,7 +70,11 @@ def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
     train,
     workdir=workdir,
     init_from=lambda params: rqvae.initialize(params, vectors, key),
-    fingerprint={"vectors": artefact.content_hash(vectors)},
+    fingerprint={
+      "vectors": artefact.content_hash(vectors),
+      "model": dataclasses.asdict(model),
+      "batch_size": cfg.batch_size,
+    },
   )
   if result.stopped_by is not None:
     raise SystemExit(f"stopped by signal {result.stopped_by}; the same command goes on from there")

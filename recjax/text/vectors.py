@@ -9,6 +9,7 @@ computed anew, and nothing else is.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pathlib
 import shutil
@@ -25,6 +26,8 @@ import tqdm
 from recjax.data.errors import DataError
 from recjax.data.interactions import Catalog
 from recjax.types import PAD
+
+_logger = logging.getLogger(__name__)
 
 
 class TextEncoder(Protocol):
@@ -54,6 +57,7 @@ def item_vectors(
   whole = None if cache is None else pathlib.Path(cache) / f"{key}.safetensors"
   shape = (len(texts), encoder.dim)
   if whole is not None and (vectors := _read(whole, shape)) is not None:
+    _logger.info("item vectors: unchanged, read from %s", whole)
     return vectors
   vectors = np.zeros(shape, np.float32)
   parts = None if whole is None else whole.with_name(f"{key}.parts-of-{part}")

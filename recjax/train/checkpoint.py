@@ -159,11 +159,12 @@ class Checkpoints:
     return None if self._best is None else worth(found.meta.get("metrics", {}), self._best)
 
   def _check_fingerprint(self, found: Found) -> None:
-    theirs, ours = found.meta.get("fingerprint", {}), self._fingerprint
+    theirs, ours = _leaves(found.meta.get("fingerprint", {})), _leaves(self._fingerprint)
+    # What was not yet told then is no difference: code that has grown reads older checkpoints.
     changed = [
-      f"{name}: {theirs.get(name)!r} then, {ours.get(name)!r} now"
-      for name in sorted(theirs.keys() | ours.keys())
-      if theirs.get(name) != ours.get(name)
+      f"{name}: {then!r} then, {ours.get(name)!r} now"
+      for name, then in sorted(theirs.items())
+      if then != ours.get(name)
     ]
     if changed:
       raise CheckpointError(
@@ -178,6 +179,16 @@ class Checkpoints:
       f"could not write {path}: {error}. {kept} Make room (or the folder writable) and run again:"
       " it goes on from there."
     )
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """Dotted name -> value."""
+  if not isinstance(tree, dict) or not tree:
+    return {prefix: tree}
+  found = {}
+  for name, value in tree.items():
+    found |= _leaves(value, f"{prefix}.{name}" if prefix else name)
+  return found
 
 
 def finished(folder: str | os.PathLike) -> list[Found]:

@@ -69,9 +69,10 @@ class Config:
 
 class Result(NamedTuple):
   state: states.State
-  params: Params  # the best by `Config.best` where one was measured, else the last
+  params: Params  # the best by `Config.best` of those that are kept in a folder, else the last
   metrics: Mapping[str, float]  # of those parameters, from the last evaluation of them
   stopped_by: int | None = None  # the signal that ended the run early
+  seconds: float = 0.0  # spent, over all lives of the run
 
 
 def fit(
@@ -88,6 +89,7 @@ def fit(
   fingerprint: Mapping[str, Any] | None = None,  # further config that a resumed run must share
 ) -> Result:
   """Trains from where `workdir` left off, or afresh."""
+  _check_best(cfg, suites)
   mesh = mesh or meshes.make_mesh()
   optimizer = optim.make(cfg.optimizer, cfg.steps, system)
   assets = meshes.put(assets, mesh, rules)
@@ -122,6 +124,7 @@ def fit(
   source.set_state({"next_index": at})
   save = _saver(saved, meter)
   done = _finished(cfg, meter, at)
+  profile = _Profile(cfg.profile, workdir)
 
   bar = progress.bar(cfg.steps, unit="step", desc="training", initial=at)
   with signals.Stop() as stop:
@@ -136,7 +139,7 @@ def fit(
           else meshes.put_batch(host[0], mesh)
         )
         meter.loaded(time.perf_counter() - started)
-        _profile(cfg, workdir, at, size)
+        profile.reached(at, size)
         state, metrics = run(state, assets, batch, stacked=size > 1)
         meter.fetch()  # of the group before, while this one runs
         meter.pending = (at, size, metrics, train)
@@ -166,6 +169,7 @@ def fit(
         if stops:
           break
     finally:
+      profile.stop()
       bar.close()
       out.close()
       if saved is not None:
@@ -183,8 +187,9 @@ def solve(
   mesh: Mesh | None = None,
 ) -> Result:
   """The counterpart of `fit` for systems in closed form: counts, neighbours, least squares."""
-  mesh = mesh or meshes.make_mesh()
+  mesh, began = mesh or meshes.make_mesh(), time.perf_counter()
   params = meshes.put(system.fit(assets, interactions), mesh)
+  spent = time.perf_counter() - began
   metrics = evaluate.evaluate(params, meshes.put(assets, mesh), suites, system=system, mesh=mesh)
   state = states.State(np.int32(1), params, (), np.zeros(2, np.uint32))
   if workdir is not None:
@@ -196,7 +201,7 @@ def solve(
     out = log.Log(workdir)
     out.write(1, metrics)
     out.close()
-  return Result(state, params, metrics)
+  return Result(state, params, metrics, seconds=spent)
 
 
 def fresh(system, optimizer, assets, batch, cfg: Config, mesh, rules) -> states.State:
@@ -284,19 +289,48 @@ def _result(state, saved, meter: Meter, stopped_by: int | None) -> Result:
   params = states.answering(state)
   best = saved.best() if saved is not None and meter.best is not None else None
   if best is None or best.step == int(state.step):
-    return Result(state, params, meter.metrics, stopped_by)
+    return Result(state, params, meter.metrics, stopped_by, meter.seconds)
   chosen = checkpoint.restore(best.path, state)
-  return Result(state, states.answering(chosen), best.meta["metrics"], stopped_by)
+  params = states.answering(chosen)
+  return Result(state, params, best.meta["metrics"], stopped_by, meter.seconds)
 
 
-def _profile(cfg: Config, workdir, at: int, size: int) -> None:
-  if cfg.profile is None or workdir is None:
+class _Profile:
+  """A trace of the groups of steps from one step to another."""
+
+  def __init__(self, between: tuple[int, int] | None, workdir):
+    self._between = None if workdir is None else between
+    self._folder, self._running = workdir, False
+
+  def reached(self, at: int, size: int) -> None:
+    """Before the steps from `at` on."""
+    if self._between is None:
+      return
+    first, last = self._between
+    if self._running and at > last:
+      self.stop()
+    if not self._running and at <= first < at + size:
+      jax.profiler.start_trace(os.fspath(pathlib.Path(self._folder) / "profile"))
+      self._running = True
+
+  def stop(self) -> None:
+    if self._running:
+      jax.profiler.stop_trace()
+      self._running = False
+
+
+def _check_best(cfg: Config, suites: Sequence[evaluate.Suite]) -> None:
+  """Before any work, what can be told of `best` without a measurement."""
+  if cfg.best is None:
     return
-  first, last = cfg.profile
-  if at <= first < at + size:
-    jax.profiler.start_trace(os.fspath(pathlib.Path(workdir) / "profile"))
-  elif at <= last < at + size:
-    jax.profiler.stop_trace()
+  name = cfg.best.removeprefix("-")
+  if not suites:
+    raise ValueError(
+      f"best={cfg.best!r} chooses by an evaluation, and there is nothing to evaluate"
+    )
+  if not any(name.startswith(f"{suite.name}/" if suite.name else "") for suite in suites):
+    told = ", ".join(f"{suite.name}/..." for suite in suites)
+    raise ValueError(f"best={cfg.best!r} names no metric: there are {told}")
 
 
 # What changes neither the parameters nor the metrics, so may change under a run.

@@ -36,6 +36,7 @@ class Meter:
     self.best: tuple[float, int] | None = None  # (worth, step)
     self.stale = 0  # evaluations since the best
     self.flops = self._peak = 0.0
+    self._earlier, self._began = 0.0, None  # seconds of earlier lives, when this one began
     self._restart(0)
 
   def _restart(self, at: int) -> None:
@@ -45,6 +46,8 @@ class Meter:
 
   def loaded(self, seconds: float) -> None:
     """Input took this long to come; the device waited for it only if it had nothing to do."""
+    if self._began is None:
+      self._began = time.perf_counter() - seconds
     if self.pending is None or all(x.is_ready() for x in jax.tree.leaves(self.pending[2])):
       self.waited += seconds
 
@@ -53,10 +56,17 @@ class Meter:
     self.sums = {name: list(pair) for name, pair in kept["sums"].items()}
     self.metrics, self.stale = dict(kept["metrics"]), kept["stale"]
     self.best = tuple(kept["best"]) if kept["best"] else None
+    self._earlier = kept.get("seconds", 0.0)
     self._restart(meta["step"])
 
   def kept(self) -> dict[str, Any]:
-    return {"sums": self.sums, "metrics": self.metrics, "best": self.best, "stale": self.stale}
+    own = {"sums": self.sums, "metrics": self.metrics, "best": self.best, "stale": self.stale}
+    return {**own, "seconds": self.seconds}
+
+  @property
+  def seconds(self) -> float:
+    """Spent in training, evaluation and compiling included, over all lives of the run."""
+    return self._earlier + (time.perf_counter() - self._began if self._began else 0.0)
 
   def fetch(self) -> None:
     """Waits for the metrics of the pending group and adds them; a bad loss ends the run here."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +43,7 @@ def run(
   workdir: str | os.PathLike | None = None,
   mesh: Mesh | None = None,
   rules: meshes.Rules = (),
+  fingerprint: Mapping[str, Any] | None = None,  # further config that a resumed run must share
 ) -> dict[str, loop.Result]:
   """Every stage in turn; one that was finished before is only read. Ends early on a signal."""
   results: dict[str, loop.Result] = {}
@@ -69,7 +70,7 @@ def run(
       mesh=mesh,
       rules=rules,
       init_from=init,
-      fingerprint={"init_from": _named(stage.init_from)},
+      fingerprint={**(fingerprint or {}), "init_from": _named(stage.init_from, results)},
     )
     if results[stage.name].stopped_by is not None:
       break
@@ -117,11 +118,13 @@ def transfer(new: Params, old: Params, mapping: Shared) -> Params:
   return moved
 
 
-def _named(init_from: tuple[str, Shared] | None) -> list | None:
+def _named(init_from: tuple[str, Shared] | None, results: Mapping[str, loop.Result]) -> Any:
+  """What a stage starts from: another mapping, or a source of more steps, is another start."""
   if init_from is None:
     return None
   source, shared = init_from
-  return [source, f"{shared.__module__}.{shared.__qualname__}" if callable(shared) else shared]
+  how = f"{shared.__module__}.{shared.__qualname__}" if callable(shared) else shared
+  return [source, how, int(results[source].state.step)]
 
 
 def _under(name: str, prefix: str) -> bool:

@@ -107,7 +107,7 @@ def make_mlp(cfg: Config) -> System:
 
 
 def make_pretrain(cfg: Config) -> System:
-  """GMF and the MLP at once, neither knowing of the other; each sees the same negatives."""
+  """GMF and the MLP at once, on the same negatives; only clipping would join them."""
   halves = {"gmf": make_gmf(cfg), "mlp": make_mlp(cfg)}
 
   def init(key, assets, batch):

@@ -59,8 +59,7 @@ class Config:
   dtype: str = "float32"
 
   def __post_init__(self):
-    if self.softmax not in SOFTMAXES:
-      raise ValueError(f"softmax is one of {', '.join(SOFTMAXES)}, not {self.softmax!r}")
+    check_softmax(self.softmax)
 
   @property
   def vocab(self) -> int:
@@ -79,6 +78,11 @@ class Config:
       dropout=self.dropout,
       dtype=self.dtype,
     )
+
+
+def check_softmax(name: str) -> None:
+  if name not in SOFTMAXES:
+    raise ValueError(f"softmax is one of {', '.join(SOFTMAXES)}, not {name!r}")
 
 
 def assets(

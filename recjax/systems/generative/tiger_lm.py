@@ -1,10 +1,10 @@
 """TIGER (Rajput et al., NeurIPS 2023) without an encoder, https://arxiv.org/abs/2305.05065.
 
 One causal stack over the codes of a history; the rest is that of `tiger`. An item is a short code,
-and a history the codes of its items in a row, behind a hashed user token. A language model of such
-rows learns every place of a history in one pass, and the next item is written by the same beam
-search over the catalogue's trie. Unlike the encoder-decoder, an item's own codes are read causally
-too, and the last item is near by its distance alone.
+and a history the codes of its items in a row, behind a hashed user token or none. A language model
+of such rows learns every place of a history in one pass, and the next item is written by the same
+beam search over the catalogue's trie. Unlike the encoder-decoder, an item's own codes are read
+causally too, and the last item is near by its distance alone.
 
 Batches are those of `tiger`: `next` is packed, `target` is one item after each history.
 
@@ -39,6 +39,9 @@ class Config:
   temperature: float = 1.0  # of lists that are drawn, with a key, instead of searched for
   softmax: str = "vocabulary"  # as in `tiger`: vocabulary, level, children
   dtype: str = "float32"
+
+  def __post_init__(self):
+    tiger.check_softmax(self.softmax)
 
   @property
   def vocab(self) -> int:
