@@ -95,7 +95,7 @@ def _code_sizes(of: Ingredients) -> dict[str, Any]:
 
 
 def _vocabulary_size(of: Ingredients) -> dict[str, Any]:
-  return {"vocab": len(of.language.words)}
+  return of.language.sizes
 
 
 def _from_words(module, cfg, of: Ingredients) -> Assets:

@@ -17,7 +17,7 @@ import itertools
 import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import ml_collections
@@ -26,6 +26,7 @@ import numpy as np
 from experiments import settings, sources
 from recjax.data import examples, loader
 from recjax.data.interactions import Interactions
+from recjax.nn import t5
 from recjax.semid import artefact
 from recjax.systems.generative import p5
 from recjax.text import (
@@ -58,6 +59,9 @@ ANSWERS = {  # what is measured: a prompt may have another target, as yes or no,
 }
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a task vector
 _CHOICES = {"candidates", "candidate", "candidate_title"}  # no question about the whole catalogue
+# Of a pretrained T5: what a system's Config takes from it, and what all of ours have alike.
+_BUILT = ("dim", "heads", "head_dim", "ff", "layers", "decoder_layers", "gated", "tied", "scaled")
+_FIXED = ("buckets", "max_distance", "eps")
 
 
 class Ingredients(Protocol):
@@ -76,6 +80,10 @@ class Language:
 
   served = False
 
+  @property
+  def needs_sums(self) -> bool:
+    return bool(self.cfg.sums)
+
   def __init__(self, cfg: settings.Prompts, of: Ingredients):
     self.cfg, self.of = cfg, of
     self.families = tuple(cfg.instances.weights)
@@ -88,8 +96,7 @@ class Language:
       raise ValueError("prompts needs a vocabulary, or the folder of a pretrained T5")
     if cfg.sums not in ("", "first", "vector"):
       raise ValueError(f"prompts.sums is first, vector or nothing, not {cfg.sums!r}")
-    ours = prompts.load(sources.path_of(cfg.file)) if cfg.file else prompts.collection()
-    known = [prompt for prompt in ours if prompt.task in self.families]
+    known = [prompt for prompt in _prompts(cfg) if prompt.task in self.families]
     self.seen, self.unseen = prompts.hold_out(known)
     for family in self.families:
       for which in (self.seen, self.unseen):
@@ -101,9 +108,15 @@ class Language:
 
   @functools.cached_property
   def pieces(self) -> vocab.SentencePieces:
-    """Of texts, without the tokens of users and items."""
-    path = self.cfg.vocabulary or pathlib.Path(self.cfg.pretrained) / "spiece.model"
-    return vocab.t5(sources.path_of(str(path)))
+    """Of texts, without the tokens of users and items; a pretrained T5 knows its own alone."""
+    if not self.cfg.pretrained:
+      return vocab.t5(sources.path_of(self.cfg.vocabulary))
+    path = sources.path_of(self.cfg.pretrained) / "spiece.model"
+    if not path.is_file():
+      raise ValueError(
+        f"the pretrained T5 has no {path}, which its weights are rows of: download it too"
+      )
+    return vocab.t5(path)
 
   @functools.cached_property
   def words(self) -> vocab.SentencePieces:
@@ -135,15 +148,32 @@ class Language:
     return np.unique(rating) if "rating" in self.families and rating is not None else np.zeros(0)
 
   @functools.cached_property
-  def pretrained(self) -> Params | None:
-    """The weights of a T5, read once."""
-    return t5_weights.load(self.cfg.pretrained)[1] if self.cfg.pretrained else None
+  def pretrained(self) -> tuple[t5.Config, Params] | None:
+    """The config and weights of a T5, read once."""
+    return t5_weights.load(sources.path_of(self.cfg.pretrained)) if self.cfg.pretrained else None
+
+  @property
+  def sizes(self) -> dict[str, Any]:
+    """What the words decide of a system's Config; a pretrained T5 also says how it is built."""
+    found = {"vocab": len(self.words)}
+    if self.pretrained is None:
+      return found
+    theirs, folder = self.pretrained[0], self.cfg.pretrained
+    odd = [n for n in _FIXED if getattr(theirs, n) != getattr(t5.Config, n)]
+    if odd:
+      said = ", ".join(f"{n} {getattr(theirs, n)} (not {getattr(t5.Config, n)})" for n in odd)
+      raise ValueError(f"no system here has the sizes of {folder}: {said}; take another T5")
+    if not theirs.decoder_layers and self.of.config.system == "p5":
+      raise ValueError(f"{folder} is an encoder alone, and p5 writes: give it a whole T5")
+    return {**found, **{name: getattr(theirs, name) for name in _BUILT}}
 
   def start(self, fresh: Params) -> Params:
     """Fresh parameters, or those of a pretrained T5 with fresh rows for users and items."""
     if self.pretrained is None:
       return fresh
-    theirs = {name: tree for name, tree in self.pretrained.items() if name in fresh["t5"]}
+    theirs = dict(self.pretrained[1])
+    if "head" not in fresh["t5"]:
+      theirs.pop("head", None)  # a system that writes no token has none, tied or not
     return p5.from_t5(fresh, theirs, known=len(self.pieces))
 
   @property
@@ -222,7 +252,7 @@ class Language:
         measure = _ranking(system, tuple(cfg.ks))
       elif family == "rating":
         which = self.unseen if unseen else self.seen
-        source = asked.rated(self._instances("rating", which, questions.rating(events)))
+        source = asked.rated(self._instances("rating", which, questions.rating(events, before)))
         measure = _rating(rater)
       else:
         continue
@@ -242,7 +272,12 @@ class Language:
         source = self._instances(family, which, _QUESTIONS[family](events))
         batches = loader.Batches(source, size, max_len=width)
         said, wanted = generated.texts(
-          params, assets, batches, system=system, decode=self.words.decode
+          params,
+          assets,
+          batches,
+          system=system,
+          decode=self.words.decode,
+          wanted=source.answers(),
         )
         scores = generated.scores(said, wanted)
         found |= {f"{family}{kind}/{metric}": value for metric, value in scores.items()}
@@ -278,6 +313,16 @@ def added(
     _logger.info("sums x %g: %s %.4f", scale, best, metrics[best.removeprefix("-")])
   chosen = max(SCALES, key=lambda scale: checkpoint.worth(found[scale], best))
   return tuned._replace(params=tried[chosen], metrics={**found[chosen], "sums_scale": chosen})
+
+
+def _prompts(cfg: settings.Prompts) -> Sequence[Prompt]:
+  """Ours, and those of a file beside them or in their place."""
+  if not cfg.file:
+    if cfg.replace:
+      raise ValueError("prompts.replace puts those of prompts.file in place of ours: name a file")
+    return prompts.collection()
+  own = prompts.load(sources.path_of(cfg.file))
+  return own if cfg.replace else prompts.extended(own)
 
 
 def _explained(x: Interactions) -> Questions:

@@ -75,9 +75,10 @@ class Index:
 class Prompts:
   """Events -> questions and answers in words."""
 
-  vocabulary: str = ""  # a SentencePiece .model; where empty, that of `pretrained`
-  pretrained: str = ""  # a Hugging Face folder of T5 weights to start from
-  file: str = ""  # prompts in place of ours, see recjax/text/p5_prompts.jsonl
+  vocabulary: str = ""  # a SentencePiece .model; with `pretrained`, its own counts
+  pretrained: str = ""  # a Hugging Face folder of a T5 to start from, vocabulary and sizes its own
+  file: str = ""  # prompts beside ours, see recjax/text/p5_prompts.jsonl
+  replace: bool = False  # the file's prompts alone
   index: Index = dataclasses.field(default_factory=Index)
   # Its weights name the families of questions that are learned.
   instances: instances.Config = dataclasses.field(default_factory=instances.Config)
@@ -97,12 +98,12 @@ class Evaluation:
 
 
 def config(**sections: Any) -> ml_collections.ConfigDict:
-  """A ConfigDict of dataclass sections and plain values, locked against unknown keys."""
+  """A ConfigDict of dataclass sections and plain values, locked: an unknown key is an error."""
   plain = {
     name: dataclasses.asdict(s) if dataclasses.is_dataclass(s) else s
     for name, s in sections.items()
   }
-  return ml_collections.ConfigDict(plain)
+  return ml_collections.ConfigDict(plain).lock()
 
 
 def model(cls: type, **fields: Any) -> dict[str, Any]:

@@ -115,6 +115,22 @@ def test_popularity_counts_and_time_takes_the_first_meeting():
   assert indexing.by_time(x).tokens[:, 0].tolist() == [0, 4, 2, 3, 1, 5]
 
 
+@pytest.mark.parametrize("kept", [1.0, 0.8])
+def test_places_within_histories_are_no_times_to_index_by(kept):
+  """As the source `sequences` gives them, also where a random part of the events is set aside."""
+  lengths = np.random.default_rng(0).integers(3, 9, 50)
+  x = log([list(range(1, n + 1)) for n in lengths], 10)
+  place = np.concatenate([np.arange(n) for n in lengths])
+  local = interactions.replace(x, timestamp=place)
+  local = local.take(np.random.default_rng(1).random(len(x)) < kept)
+  with pytest.raises(ValueError, match=r"index `time`.*places within.*Index by sequential"):
+    indexing.by_time(local)
+  real = interactions.replace(x, timestamp=place + 7 * x.user)  # everybody in a time of their own
+  assert len(indexing.by_time(real).tokens) == 10
+  alone = local.take(local.user == 3)  # of one user, places are in the order of time
+  assert len(indexing.by_time(alone).tokens) == 10
+
+
 def test_sequential_numbers_go_through_a_user_before_the_next():
   x = log([[5, 7, 6], [1, 2, 5, 3], [8, 9]], 11)
   found = set()

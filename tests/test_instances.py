@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import shop
+from absl import logging
 from hypothesis import given
 
 from recjax.data import examples, interactions, loader
@@ -85,7 +86,7 @@ def test_an_instance_follows_from_seed_and_index_alone():
   drawn = [
     {i.prompt.name for i in map(one.__getitem__, range(60 * t, 60 * t + 60))} for t in (0, 1)
   ]
-  assert [len(names) for names in drawn] == [7, 8]  # every prompt of the task comes
+  assert [len(names) for names in drawn] == [7, 9]  # every prompt of the task comes
 
 
 def test_batches_are_the_same_for_any_number_of_processes():
@@ -234,6 +235,21 @@ def test_a_source_that_is_too_long_is_cut_and_ends_and_this_is_said(caplog):
   assert "is cut to 5, its end lost" in caplog.text
 
 
+def test_targets_that_are_cut_are_counted_once_aloud_and_answers_are_whole(caplog, monkeypatch):
+  monkeypatch.setattr(logging, "_log_counter_per_token", {})  # no earlier test has been told
+  text = interactions.strings(["one two three four five six"] * 2 + ["one"] * (len(TRAIN) - 2))
+  q = questions.summary(interactions.replace(TRAIN, summary=text))
+  only = [p for p in OURS if p.name == "condense"]
+  mixture = instances.Instances([q], only, SHOP, WORDS, instances.Config(target_len=6))
+  for _ in range(2):
+    batch = mixture.gather(np.arange(4), mixture.widths(64))
+  assert (batch["target"][:2, -1] == WORDS.eos).all() and batch["target"].shape == (4, 6)
+  assert caplog.text.count("2 of the 4 targets of a batch are cut to 6 tokens") == 1
+  assert "raise target_len" in caplog.text
+  assert WORDS.decode(batch["target"][:1]) != ["one two three four five six"]
+  assert mixture.answers()[:3] == ["one two three four five six"] * 2 + ["one"]
+
+
 def test_text_that_looks_like_a_token_is_none():
   text = interactions.strings(["see <user_3> <", "<>"] + ["fine"] * (len(TRAIN) - 2))
   x = interactions.replace(TRAIN, text=text)
@@ -260,6 +276,52 @@ def test_events_that_do_not_say_what_a_task_needs_are_left_out():
   text[:] = ""
   with pytest.raises(DataError, match="no event has what the task 'summary' needs"):
     questions.summary(interactions.replace(TRAIN, text=text))
+
+
+RATED = Prompt("rating", "{item} , {title} , after {rated} ?", "{rating}", "rated")
+
+
+def test_what_a_user_rated_is_told_up_to_the_event_and_not_further():
+  """Two users, rows out of order; an event at the same time is not earlier, nor is another's."""
+  x = interactions.from_columns(
+    ["a", "a", "b", "a", "a", "b"],
+    ["p", "q", "p", "r", "s", "q"],
+    timestamp=np.array([30, 10, 5, 20, 20, 9]),
+    rating=np.array([3, 1, 5, 2.5, np.nan, 4]),
+  )
+  p, q, r = 1, 2, 3  # by first appearance
+  found = questions.rating(x)
+  assert found.row.tolist() == [0, 1, 2, 3, 5]
+  assert [row.tolist() for row in found.history] == [[q, r], [], [], [q], [p]]
+  assert [row.tolist() for row in found.stars] == [[1, 2.5], [], [], [1], [5]]
+  later = interactions.replace(x.take(np.arange(2)), timestamp=np.array([21, 8]))
+  beside = questions.rating(later, x)  # of x alone: one question says nothing of another
+  assert [row.tolist() for row in beside.history] == [[q, r], []]
+  bare = interactions.replace(x, timestamp=None)  # the order of the table is that of time
+  assert [row.tolist() for row in questions.rating(bare).history] == [[], [p], [], [p, q], [p]]
+  every = questions.rating(interactions.replace(later, timestamp=None), bare)
+  assert [row.tolist() for row in every.history] == [[p, q, r]] * 2
+  two = beside.take(np.array([0]))
+  assert two.stars[0].tolist() == [1, 2.5] and two.knows >= {"rated", "rating"}
+
+
+def test_rated_items_are_the_latest_first_and_as_many_as_a_prompt_holds():
+  q = questions.rating(TRAIN)
+  cfg = instances.Config(target_len=16, max_history=2)
+  rated = instances.Instances([q], [RATED], SHOP, WORDS, cfg)
+  own = np.flatnonzero(TRAIN.user == 3)
+  wanted = ["nothing"]
+  for at in range(1, len(own)):
+    told = [f"{SHOP.titles[TRAIN.item[i]]} ({TRAIN.rating[i]:g})" for i in own[:at][-2:][::-1]]
+    wanted.append(", ".join(told))
+  assert [rated[int(i)].values["rated"] for i in own] == wanted and len(own) > 3
+  test = instances.Instances([questions.rating(SPLIT.valid, TRAIN)], [RATED], SHOP, WORDS, cfg)
+  last = [f"{SHOP.titles[TRAIN.item[i]]} ({TRAIN.rating[i]:g})" for i in own[-2:][::-1]]
+  at = SPLIT.valid.user.tolist().index(3)
+  assert test[at].values["rated"] == ", ".join(last)
+  unknown = dataclasses.replace(q, stars=None)
+  with pytest.raises(DataError, match="rating/rated needs rated, which these questions do not"):
+    instances.Instances([unknown], [RATED], SHOP, WORDS, cfg)
 
 
 def test_columns_that_are_not_there_are_named():

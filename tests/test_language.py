@@ -1,6 +1,7 @@
 """Runs in words: every way to write an item, families of questions, sums before or beside."""
 
 import json
+import shutil
 import types
 
 import jax
@@ -9,10 +10,11 @@ import pytest
 import toy
 
 from experiments import language, pipeline, results, settings
-from recjax.data import splits
+from recjax.data import interactions, loader, splits
+from recjax.nn import t5
 from recjax.semid import learn
 from recjax.systems.generative import p5, t5_rating
-from recjax.text import instances
+from recjax.text import instances, t5_weights, vocab
 from recjax.train import loop, stages
 from recjax.types import PAD
 
@@ -93,6 +95,89 @@ def test_a_run_answers_in_items_stars_and_texts(tmp_path):
   assert grid[0].split()[0] == "p5" and len(grid) > len(row) - 2  # many metrics: a row each
 
 
+def t5_folder(folder, *, flan=True, **more):
+  """A tiny T5 as transformers saves it, its vocabulary beside it; a table with rows to spare."""
+  torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))
+  torch.manual_seed(0)
+  sizes = {"d_model": 12, "d_kv": 5, "num_heads": 3, "d_ff": 20, "num_layers": 2}
+  config = transformers.T5Config(
+    vocab_size=len(vocab.t5(VOCABULARY)) + 28,
+    feed_forward_proj="gated-gelu" if flan else "relu",
+    tie_word_embeddings=not flan,
+    decoder_start_token_id=0,
+    **{**sizes, "num_decoder_layers": 3, **more},
+  )
+  model = transformers.T5ForConditionalGeneration(config).eval()
+  if flan:
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(config.vocab_size, 12) * 0.5)
+  model.save_pretrained(folder)
+  shutil.copy(VOCABULARY, folder / "spiece.model")
+  return model
+
+
+@pytest.mark.parametrize("system", [p5, t5_rating], ids=["p5", "t5_rating"])
+@pytest.mark.parametrize("flan", [True, False], ids=["flan", "v1.0"])
+def test_a_pretrained_t5_is_one_flag_away(tmp_path, system, flan):
+  """Its pieces and sizes count, whatever vocabulary and sizes the config has; so do its weights."""
+  model = t5_folder(tmp_path / "t5", flan=flan)
+  import torch
+
+  words = section(("rating",), vocabulary="of/another.model", pretrained=str(tmp_path / "t5"))
+  run = pipeline.Run(config(system, "rating_prompts", words), tmp_path / "run")
+  cfg = run.built.config
+  sizes = (cfg.dim, cfg.heads, cfg.head_dim, cfg.ff, cfg.layers, cfg.decoder_layers)
+  assert sizes == (12, 3, 5, 20, 2, 3) and cfg.gated == flan
+  assert system is t5_rating or (cfg.tied, cfg.scaled) == (not flan, not flan)
+  known = len(run.language.pieces)
+  assert run.language.pieces.fingerprint == vocab.t5(VOCABULARY).fingerprint
+  assert cfg.vocab == len(run.language.words) > known
+  batch = loader.Batches(run.language.learned(), 4, max_len=64)[0]
+  params = run.language.start(run.built.system.init(jax.random.key(0), run.built.assets, batch))
+  source = run.language.words.batch(["how many stars ?", "this one is good"], 16)
+  asked = np.where(source == 1, 0, source)
+  with torch.no_grad():
+    states = model.encoder(torch.tensor(asked).long(), torch.tensor(asked != 0).long())[0]
+    start = torch.zeros((2, 1), dtype=torch.long)
+    logits = model(
+      encoder_outputs=(states,),
+      attention_mask=torch.tensor(asked != 0).long(),
+      decoder_input_ids=start,
+    ).logits
+  ours = t5.encode(params["t5"], cfg.t5, asked)
+  real = asked != 0
+  np.testing.assert_allclose(ours[real], states.numpy()[real], atol=1e-4)
+  if system is p5:
+    said = t5.decode(params["t5"], cfg.t5, np.zeros((2, 1), int), ours, source_mask=real)
+    np.testing.assert_allclose(said[..., :known], logits.numpy()[..., :known], atol=1e-3)
+
+
+def test_a_run_from_a_pretrained_t5_goes_to_its_end(tmp_path):
+  t5_folder(tmp_path / "t5")
+  words = section(("rating",), pretrained=str(tmp_path / "t5"))
+  row = pipeline.run(config(p5, "rating_prompts", words), tmp_path / "run", "all")["p5"][0]
+  assert row["rating/rmse"] > 0 and row["rating_unseen/rmse"] > 0
+
+
+def test_a_folder_that_no_config_can_express_is_named(tmp_path):
+  t5_folder(tmp_path / "buckets", relative_attention_num_buckets=16)
+  t5_folder(tmp_path / "whole")
+  (tmp_path / "whole" / "spiece.model").unlink()
+  entries = json.loads((tmp_path / "buckets" / "config.json").read_text())
+  for name, said in (
+    ("buckets", r"sizes of .*buckets: buckets 16 \(not 32\)"),
+    ("whole", r"has no .*spiece.model"),
+  ):
+    words = section(("rating",), pretrained=str(tmp_path / name))
+    run = pipeline.Run(config(p5, "rating_prompts", words), tmp_path / "run")
+    with pytest.raises(ValueError, match=said):
+      _ = run.built
+  alone = {**entries, "architectures": ["T5EncoderModel"], "relative_attention_num_buckets": 32}
+  run.language.__dict__["pretrained"] = t5_weights.config(alone, {}), {}
+  run.language.__dict__["words"] = vocab.t5(VOCABULARY)
+  with pytest.raises(ValueError, match="an encoder alone, and p5 writes"):
+    _ = run.language.sizes
+
+
 def test_ratings_are_told_by_a_head_as_well(tmp_path):
   run = config(t5_rating, "rating_prompts", section(("rating",)))
   row = pipeline.run(run, tmp_path, "all")["t5_rating"][0]
@@ -118,9 +203,17 @@ def test_what_is_written_is_compared_with_what_users_wrote(ingredients):
   def answer(params, assets, batch, *, key=None):
     return jax.numpy.broadcast_to(said, (len(batch["source"]), len(said)))
 
-  found = of.written({}, (), toy.make(4)._replace(generate=answer), events)
+  system = toy.make(4)._replace(generate=answer)
+  found = of.written({}, (), system, events)
   assert found["summary/exact_match"] == pytest.approx(1 / 3)
   assert 0.6 < found["summary_unseen/rouge1"] < 1
+  # Of longer ones a target holds the beginning: what is compared with is still the whole.
+  long = np.array([f"good number 1 {'and more ' * 9}" for _ in range(len(x))])
+  longer = interactions.replace(events, summary=long[: len(events)])
+  of = language.Language(section(("summary",)), run)
+  found = of.written({}, (), system, longer)
+  assert found["summary/exact_match"] == 0
+  assert found["summary/rouge1"] == pytest.approx(2 * 3 / (3 + 21))
 
 
 def test_the_scale_of_a_task_vector_is_what_validates_best(tmp_path):
@@ -170,11 +263,32 @@ def test_what_a_config_lacks_is_named(ingredients, tmp_path):
   ]  # fmt: skip
   yes_or_no.write_text("\n".join(map(json.dumps, lines)))
   with pytest.raises(ValueError, match="no prompt of 'direct' is answered by {target}"):
-    language.Language(section(("direct",), file=str(yes_or_no)), of)
+    language.Language(section(("direct",), file=str(yes_or_no), replace=True), of)
+  with pytest.raises(ValueError, match="in place of ours: name a file"):
+    language.Language(section(replace=True), of)
   with pytest.raises(ValueError, match="a section `prompts`"):
     pipeline.Run(config(p5, "next_item", section()), tmp_path)
   with pytest.raises(ValueError, match="needs a section `pretrain`"):
     pipeline.Run(config(p5, "prompts", section(sums="first")), tmp_path).train(0)
+
+
+def test_a_file_of_prompts_adds_to_ours_or_stands_alone(tmp_path):
+  path = tmp_path / "prompts.jsonl"
+  lines = [
+    {"task": "direct", "name": name, "source": f"{name} for {{user}} ?", "target": "{target}"}
+    for name in ("one", "two")
+  ]
+  path.write_text("\n".join(map(json.dumps, lines)))
+  names = {}
+  for replace in (False, True):
+    of = language.Language(section(("direct",), file=str(path), replace=replace), None)
+    names[replace] = [p.name for p in of.seen], [p.name for p in of.unseen]
+  assert names[True] == (["one"], ["two"])
+  ours = language.Language(section(("direct",)), None)
+  assert names[False] == (["one", "two", *(p.name for p in ours.seen)], [ours.unseen[0].name])
+  path.write_text(json.dumps({**lines[0], "name": "best"}))
+  with pytest.raises(ValueError, match="already: direct/best"):
+    language.Language(section(("direct",), file=str(path)), None)
 
 
 def test_help_tells_each_weight_of_the_mixture():

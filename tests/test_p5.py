@@ -213,6 +213,23 @@ def test_a_pretrained_t5_keeps_what_it_knows_and_new_tokens_are_fresh(untrained)
     p5.from_t5(params, old, known=known + 29)
 
 
+def test_a_t5_with_a_head_of_its_own_brings_it(untrained):
+  """Gated and not tied, as v1.1 and Flan are; the decoder is deeper than the encoder."""
+  cfg = config(WORDS, gated=True, tied=False, scaled=False, decoder_layers=2)
+  assert (cfg.t5.layers, cfg.t5.decoder_layers, cfg.t5.gated) == (1, 2, True)
+  assert not cfg.t5.tied and not cfg.t5.scaled and config(WORDS).t5.decoder_layers == 1
+  known = len(shop.PIECES)
+  fresh = {"t5": t5.init(jax.random.key(0), cfg.t5)}
+  old = t5.init(jax.random.key(7), dataclasses.replace(cfg.t5, vocab=known + 28))
+  found = p5.from_t5(fresh, old, known=known)["t5"]
+  head = found["head"]["kernel"]
+  np.testing.assert_array_equal(head[:, :known], old["head"]["kernel"][:, :known])
+  np.testing.assert_array_equal(head[:, known:], fresh["t5"]["head"]["kernel"][:, known:])
+  tied = {name: tree for name, tree in old.items() if name != "head"}
+  with pytest.raises(ValueError, match="one has a head of its own"):
+    p5.from_t5(fresh, tied, known=known)
+
+
 # --- All tasks at once ---
 
 

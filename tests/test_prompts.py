@@ -123,6 +123,17 @@ def test_a_bad_line_of_a_file_is_named(write, line, said):
   assert f"{path}:2:" in str(caught.value)
 
 
+def test_ones_own_prompts_come_beside_ours_under_names_of_their_own():
+  own = (STARS, Prompt("rating", "{item} ?", "{rating}", "mine"))
+  with pytest.raises(DataError, match="these names already: rating/stars. Rename"):
+    prompts.extended(own)
+  both = prompts.extended(own[1:])
+  assert set(both) == {own[1], *OURS} and len(both) == len(OURS) + 1
+  seen, unseen = prompts.hold_out(both)
+  # What is held out stays ours.
+  assert set(unseen) == set(prompts.hold_out(OURS)[1]) and own[1] in seen
+
+
 def test_the_last_prompt_of_each_task_is_held_out():
   seen, unseen = prompts.hold_out(OURS)
   assert {p.task for p in seen} == {p.task for p in unseen} == set(prompts.TASKS)

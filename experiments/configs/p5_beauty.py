@@ -3,8 +3,8 @@
 Not yet measured to the end. Items are numbered from the training part alone; P5's own numbers
 followed whole histories, test items included, so its figures are no aim. Other ways to write an
 item: --config.prompts.index.method=clusters (or random, popularity, title, category, codes, ...).
-From a downloaded T5: --config.prompts.pretrained=FOLDER and its sizes in --config.model. Full
-ranking by constrained beams, repeats allowed, the last event of each user tests.
+From a downloaded T5, its vocabulary and sizes too: --config.prompts.pretrained=FOLDER. Full ranking
+by constrained beams, repeats allowed, the last event of each user tests.
 
     python -m experiments.run --config=experiments/configs/p5_beauty.py --workdir=runs/p5_beauty
 

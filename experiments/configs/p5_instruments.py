@@ -3,7 +3,8 @@
 Not yet measured to the end. A tenth of the reviews tests and a tenth validates, at random; an
 explanation is a review's first sentence. Small and from scratch: it has read nothing but these
 10,261 reviews, so it cannot write as a pretrained T5 does; --config.prompts.pretrained=FOLDER
-starts from one.
+starts from one, with its vocabulary and sizes. One explanation in a hundred is longer than what is
+learned of it; texts are compared with the whole.
 
     python -m experiments.run --config=experiments/configs/p5_instruments.py \\
       --workdir=runs/p5_instruments
@@ -30,14 +31,15 @@ def get_config():
       vocabulary="t5_vocab/spiece.model",
       index=settings.Index(method="random", span=0),
       instances=instances.Config(
-        target_len=24,
+        target_len=40,
+        max_history=8,
         review_words=60,
         weights={"rating": 1.0, "summary": 1.0, "explanation": 1.0},
         size=64 * 3_000,
       ),
     ),
     model=settings.model(
-      p5.Config, dim=128, heads=4, head_dim=32, ff=512, layers=2, whole_words=128, length=24
+      p5.Config, dim=128, heads=4, head_dim=32, ff=512, layers=2, whole_words=128, length=40
     ),
     train=loop.Config(
       steps=3_000,

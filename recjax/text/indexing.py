@@ -106,10 +106,19 @@ def by_popularity(train: Interactions, *, span: int | None = None) -> Index:
 def by_time(train: Interactions, *, span: int | None = None) -> Index:
   """In the order in which they were first met by anybody; items that nobody met come last.
 
-  Timestamps must compare between users: places within a history, as some files give, do not.
+  Timestamps must compare between users. Places within a history, as some files give, do not: they
+  are an error, known by most users beginning at 0.
   """
   if train.timestamp is None:
     raise DataError("there are no timestamps to index by", remedy="Read the column.")
+  users = len(np.unique(train.user))
+  begun = len(np.unique(train.user[train.timestamp == 0]))
+  if users > 1 and begun > users / 2:
+    raise DataError(
+      f"the index `time` needs times that compare between users: {begun} of {users} begin at 0, so "
+      "these are places within each history",
+      remedy="Index by sequential, popularity or random, or read a source with real times.",
+    )
   when = train.item[np.argsort(train.timestamp, kind="stable")]
   return _numbers(_met_first(when, train.num_items), span)
 

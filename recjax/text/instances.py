@@ -33,7 +33,7 @@ from recjax.text.vocab import SentencePieces
 from recjax.types import PAD
 
 LIKED = 4.0  # stars from which on a user likes an item
-_FROM_DATA = {"history", "rating", "review", "summary", "explanation", "feature"}
+_FROM_DATA = {"history", "rated", "rating", "review", "summary", "explanation", "feature"}
 _CHUNK = 1024  # instances put into words at a time
 
 
@@ -42,7 +42,7 @@ class Config:
   """How much a prompt holds, and how often each task comes."""
 
   target_len: int = 64  # tokens of an answer
-  max_history: int = 20  # the last items of a history
+  max_history: int = 20  # the last items of a history, or that a user rated
   review_words: int = 100  # the first words of a review
   candidates: int = 20  # items to choose from, the true one among them
   # task -> how often it comes, beside the others; {}: every example once
@@ -185,9 +185,20 @@ class Instances:
         width,
       )
       tokens, words = whole_words.encode(self.words, [t.source for t in texts], max_len=width)
-    target, _ = whole_words.encode(
-      self.words, [t.target for t in texts], max_len=self.cfg.target_len
-    )
+    answers, most = [t.target for t in texts], self.cfg.target_len
+    target, _ = whole_words.encode(self.words, answers)
+    if target.lengths.max() > most:
+      logging.log_first_n(
+        logging.WARNING,
+        "%d of the %d targets of a batch are cut to %d tokens, the longest has %d, so what is "
+        "beyond is not learned: raise target_len",
+        1,
+        int((target.lengths > most).sum()),
+        len(target),
+        most,
+        int(target.lengths.max()),
+      )
+      target, _ = whole_words.encode(self.words, answers, max_len=most)
     return {
       "source": tokens.right_padded(every, width, fill=self.words.pad),
       "words": words.right_padded(every, width, fill=0),
@@ -206,6 +217,10 @@ class Instances:
     prompt = prompts[int(rng.integers(len(prompts)))]
     values = self._values(q, example, prompt, rng)
     return Instance(prompt, values, prompt.render(values))
+
+  def answers(self) -> list[str]:
+    """[E] the text of each target, whole however many tokens a batch holds of it."""
+    return [self[i].text.target for i in range(len(self))]
 
   @functools.cached_property
   def _prompts(self) -> dict[str, list[Prompt]]:
@@ -237,6 +252,11 @@ class Instances:
     found["title"] = shop.titles[item]
     if "history" in fields:
       found["history"] = self._listed(q.history[at][-self.cfg.max_history :])
+    if "rated" in fields:
+      most = self.cfg.max_history
+      met, stars = (rows[at][-most:][::-1] for rows in (q.history, q.stars))
+      told = [f"{shop.titles[i]} ({s:g})" for i, s in zip(met, stars, strict=True)]
+      found["rated"] = ", ".join(told) or "nothing"
     if "candidates" in fields:
       others = self._others(rng, user, item, self.cfg.candidates - 1)
       found["candidates"] = self._listed(rng.permutation([item, *others]))

@@ -15,6 +15,7 @@ A prompt may say what its task knows of an example:
   candidates                   the true item and others, in random order
   candidate candidate_title    the true item or another one; the answer is yes or no
   guess                        the true rating or another one; the answer is yes or no
+  rated                        titles (and stars) of what the user rated before, the latest first
   rating review feature        what the user gave and wrote
   target answer opinion explanation summary    (answers)
 """
@@ -37,7 +38,7 @@ TASKS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
   task: (frozenset(source.split()), frozenset(target.split()))
   for task, source, target in (
     ("sequential", "user history candidates candidate candidate_title", "target answer"),
-    ("rating", "user item title guess", "rating answer opinion"),
+    ("rating", "user item title guess rated", "rating answer opinion"),
     ("explanation", "user item title rating feature", "explanation"),
     ("summary", "user item title review", "summary rating"),
     ("direct", "user candidates candidate candidate_title", "target answer"),
@@ -172,6 +173,19 @@ def load(path: str | os.PathLike) -> tuple[Prompt, ...]:
 def collection() -> tuple[Prompt, ...]:
   """Our own prompts, several a task."""
   return load(pathlib.Path(__file__).with_name("p5_prompts.jsonl"))
+
+
+def extended(own: Sequence[Prompt]) -> tuple[Prompt, ...]:
+  """These and then ours, so that the last prompt of each task, which is held out, stays ours."""
+  ours = collection()
+  named = {(p.task, p.name) for p in ours}
+  again = [f"{p.task}/{p.name}" for p in own if (p.task, p.name) in named]
+  if again:
+    raise DataError(
+      f"our prompts have these names already: {', '.join(again)}",
+      remedy="Rename them, or replace our prompts as a whole.",
+    )
+  return (*own, *ours)
 
 
 def hold_out(prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:

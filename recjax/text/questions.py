@@ -30,6 +30,7 @@ class Questions:
   row: np.ndarray  # [E] int64, row of the columns
   columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # name -> [N]
   history: Ragged | None = None  # E rows of items, oldest first
+  stars: Ragged | None = None  # beside `history`, where it is of items that the user rated
 
   def __len__(self) -> int:
     return len(self.user)
@@ -37,12 +38,13 @@ class Questions:
   @property
   def knows(self) -> set[str]:
     """The fields of a prompt that it can fill by itself."""
-    return {*self.columns, *(() if self.history is None else ("history",))}
+    rows = {"history": self.history, "rated": self.stars}
+    return {*self.columns, *(name for name, x in rows.items() if x is not None)}
 
   def take(self, rows: np.ndarray) -> Questions:
-    history = None if self.history is None else self.history.take(rows)
+    history, stars = (None if x is None else x.take(rows) for x in (self.history, self.stars))
     parts = {n: getattr(self, n)[rows] for n in ("user", "item", "row")}
-    return dataclasses.replace(self, **parts, history=history)
+    return dataclasses.replace(self, **parts, history=history, stars=stars)
 
 
 def sequential(found: Examples) -> Questions:
@@ -65,9 +67,36 @@ def direct(x: Interactions) -> Questions:
   return Questions("direct", x.user, x.item, np.arange(len(x)))
 
 
-def rating(x: Interactions) -> Questions:
-  """How many stars a user gives."""
-  return _told("rating", x, {"rating": x.rating})
+def rating(x: Interactions, before: Interactions | None = None) -> Questions:
+  """How many stars a user gives, knowing those given earlier among the events `before`.
+
+  By default these are `x` itself. Earlier is at a lesser timestamp; without timestamps it is
+  further up in `x`, or anywhere in a table beside it.
+  """
+  q = _told("rating", x, {"rating": x.rating})
+  before = x if before is None else before
+  return q if before.rating is None else _knowing_earlier(q, x, before)
+
+
+def _knowing_earlier(q: Questions, x: Interactions, before: Interactions) -> Questions:
+  """With `history` and `stars`: slices of the rated events, sorted by user and time."""
+  if x.timestamp is not None and before.timestamp is not None:
+    times = before.timestamp, x.timestamp
+  elif before is x:
+    times = (np.arange(len(x)),) * 2
+  else:
+    times = np.zeros(len(before), np.int64), np.ones(len(x), np.int64)
+  rows = np.flatnonzero(np.isfinite(before.rating))
+  rows = rows[np.lexsort((times[0][rows], before.user[rows]))]
+  both = np.concatenate([times[0][rows], times[1][q.row]])
+  distinct, rank = np.unique(both, return_inverse=True)
+  user = np.concatenate([before.user[rows], q.user]).astype(np.int64)
+  key = user * len(distinct) + rank.reshape(-1)
+  own, asked = key[: len(rows)], key[len(rows) :]
+  start = np.searchsorted(own, q.user.astype(np.int64) * len(distinct))
+  stop = np.searchsorted(own, asked)  # what is at the same time is not earlier
+  history, stars = (Ragged(c[rows], start, stop) for c in (before.item, before.rating))
+  return dataclasses.replace(q, history=history, stars=stars)
 
 
 def explanation(x: Interactions) -> Questions:

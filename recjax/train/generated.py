@@ -27,20 +27,28 @@ def texts(
   *,
   system: System,
   decode: Decode,
+  wanted: Sequence[str] | None = None,  # whole texts in the batches' order; `target` may be cut
   mesh: Mesh | None = None,  # where the parameters lie, by default
 ) -> tuple[list[str], list[str]]:
-  """(what `generate` writes, what `target` [B, T] has) for every example, in the batches' order."""
+  """(what `generate` writes, what was `wanted`) for every example, in the batches' order.
+
+  By default `target` [B, T] says what was wanted.
+  """
   if system.generate is None:
     raise ValueError("the system writes no text: it has no `generate`")
   mesh = mesh or meshes.mesh_of(params) or meshes.make_mesh()
   generate = jax.jit(system.generate)
-  said, wanted = [], []
+  said, written = [], []
   for batch in loader.load(asked):
     question = {name: x for name, x in batch.items() if name != "target"}
     tokens = np.asarray(generate(params, assets, meshes.put_batch(question, mesh)))
     real = batch["weight"] > 0
     said += decode(tokens[real])
-    wanted += decode(batch["target"][real])
+    if wanted is None:
+      written += decode(batch["target"][real])
+  wanted = written if wanted is None else list(wanted)
+  if len(said) != len(wanted):
+    raise ValueError(f"{len(wanted)} texts are wanted of {len(said)} examples: give one for each")
   return said, wanted
 
 

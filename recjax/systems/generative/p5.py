@@ -47,7 +47,11 @@ class Config:
   heads: int = 8
   head_dim: int = 64
   ff: int = 2048
-  layers: int = 6  # of the encoder and of the decoder
+  layers: int = 6
+  decoder_layers: int = 0  # 0: as many as `layers`
+  gated: bool = False  # as in v1.1 and Flan
+  tied: bool = True  # the head is the embedding table; in v1.1 and Flan it is not
+  scaled: bool = True  # the head reads states / sqrt(D); in v1.1 and Flan it does not
   dropout: float = 0.1
   whole_words: int = 512  # words of a source at most; 0: no whole-word embeddings
   length: int = 64  # tokens of a generated text at most
@@ -57,8 +61,9 @@ class Config:
 
   @property
   def t5(self) -> t5.Config:
-    names = ("vocab", "dim", "heads", "head_dim", "ff", "layers", "dropout", "dtype")
-    return t5.Config(decoder_layers=self.layers, **{n: getattr(self, n) for n in names})
+    names = "vocab dim heads head_dim ff layers gated tied scaled dropout dtype".split()
+    sizes = {name: getattr(self, name) for name in names}
+    return t5.Config(decoder_layers=self.decoder_layers or self.layers, **sizes)
 
 
 def assets(
@@ -90,16 +95,23 @@ def _trie(cfg: Config, words: SentencePieces, texts: Sequence[str]) -> trie.Trie
 def from_t5(fresh: Params, pretrained: Params, *, known: int) -> Params:
   """Fresh parameters, but for those of a T5: its layers, and its rows of the `known` first tokens.
 
-  For `init_from` of a training; a T5's table may have more rows than it knows tokens.
+  For `init_from` of a training; a T5's table may have more rows than it knows tokens. So may a
+  head of its own.
   """
   ours, theirs = dict(fresh["t5"]), dict(pretrained)
   table, rows = (tree.pop("embed")["embedding"] for tree in (ours, theirs))
+  heads = [tree.pop("head")["kernel"] for tree in (ours, theirs) if "head" in tree]  # [D, V]
+  if len(heads) == 1:
+    raise ValueError("of the two T5s one has a head of its own: take `tied` from the pretrained")
   if jax.tree.map(jnp.shape, ours) != jax.tree.map(jnp.shape, theirs):
     raise ValueError("the layers of the T5 are not of these sizes: take dim, heads ... from it")
   if rows.shape[1] != table.shape[1] or not 0 < known <= min(len(rows), len(table)):
     raise ValueError(f"{known} rows of a table {rows.shape} do not go into one of {table.shape}")
   table = jnp.asarray(table).at[:known].set(rows[:known])
-  return {**fresh, "t5": {**theirs, "embed": {"embedding": table}}}
+  made = {**theirs, "embed": {"embedding": table}}
+  if heads:
+    made["head"] = {"kernel": jnp.asarray(heads[0]).at[:, :known].set(heads[1][:, :known])}
+  return {**fresh, "t5": made}
 
 
 def make(cfg: Config) -> System:
