@@ -8,9 +8,9 @@
 | diversity | what drawing lists at a temperature adds to their variety and takes from their hits |
 | cold | how items that were kept from training (`data.cold`) fare, mixed into lists at set rates |
 
-The config and its overrides must be those of the run, which is checked. `cold` stands beside the
-nearest neighbours of item vectors, mixed alike. With --record=FOLDER results are kept there as
-CONFIG_STUDY.json.
+The config and its overrides must be those of the run, which is checked; the run must have ended.
+`cold` stands beside the nearest neighbours of item vectors, mixed alike. With --record=FOLDER
+results are kept there as CONFIG_STUDY.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import dataclasses
 import datetime
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,14 +32,14 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import assembly, pipeline, results, sources
+from experiments import assembly, pipeline, results, settings, sources
 from recjax.data import examples, loader
 from recjax.data.errors import DataError
-from recjax.decode import topk, trie
+from recjax.decode import topk
 from recjax.metrics import beyond, ranking
 from recjax.systems import SYSTEMS
-from recjax.train import loop
-from recjax.types import PAD, Ranked, System
+from recjax.train import checkpoint, loop, progress
+from recjax.types import Ranked, System
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the finished run.")
@@ -47,6 +47,7 @@ _STUDY = flags.DEFINE_enum("study", "beam", ["beam", "diversity", "cold"], "What
 _USERS = flags.DEFINE_integer("users", 0, "So many test users, drawn; 0: all.", lower_bound=0)
 _RECORD = flags.DEFINE_string("record", None, "A folder to keep the results in.")
 
+STUDIED = ("tiger", "tiger_lm")
 K = 10
 BEAMS = (10, 20, 50)
 TEMPERATURES = (0.5, 1.0, 1.5, 2.0)
@@ -60,10 +61,9 @@ class Finished:
   """A run, its parameters, and the questions of some of its test users."""
 
   def __init__(self, job: pipeline.Run, users: int = 0):
+    check_ended(job.config, job.workdir)
     self.job = job
-    result = job.train(job.config.seeds[0])
-    if result.stopped_by is not None:
-      raise RuntimeError("the run was stopped; let it end first")
+    result = job.train(job.config.seeds[0])  # nothing is left to train
     self.params, self.assets = jax.device_get(result.params), job.built.assets
     found = job.task.asked(job.raw, job.before_test, job.split.test)
     if job.evaluation.deny_seen:
@@ -82,21 +82,25 @@ class Finished:
     cfg = dataclasses.replace(self.job.built.config, **changes)
     return SYSTEMS[self.job.config.system].make(cfg)
 
-  def measured(self, lists: Lists, **more: Callable[[np.ndarray, np.ndarray], Any]) -> Row:
+  def measured(
+    self, name: str, lists: Lists, **more: Callable[[np.ndarray, np.ndarray], Any]
+  ) -> Row:
     """Recall and NDCG of lists, of further functions (ids, targets) -> values the means."""
     rows: dict[str, list[np.ndarray]] = {}
-    for batch, target, real in self.batches():
-      ids = np.asarray(lists(batch).ids)
-      hits = ranking.hits(jnp.asarray(ids), jnp.asarray(target)[:, None])
-      one = jnp.ones(len(ids), jnp.int32)
-      found = {
-        f"recall@{K}": ranking.recall(hits, one, K),
-        f"ndcg@{K}": ranking.ndcg(hits, one, K),
-        **{name: value(ids, target) for name, value in more.items()},
-      }
-      for name, values in found.items():
-        rows.setdefault(name, []).append(np.asarray(values)[real])
-    return {name: float(np.nanmean(np.concatenate(parts))) for name, parts in rows.items()}
+    with progress.bar(len(self._asked), unit="batch", desc=name) as bar:
+      for batch, target, real in self.batches():
+        ids = np.asarray(lists(batch).ids)
+        hits = ranking.hits(jnp.asarray(ids), jnp.asarray(target)[:, None])
+        one = jnp.ones(len(ids), jnp.int32)
+        found = {
+          f"recall@{K}": ranking.recall(hits, one, K),
+          f"ndcg@{K}": ranking.ndcg(hits, one, K),
+          **{metric: value(ids, target) for metric, value in more.items()},
+        }
+        for metric, values in found.items():
+          rows.setdefault(metric, []).append(np.asarray(values)[real])
+        bar.update()
+    return {metric: float(np.nanmean(np.concatenate(parts))) for metric, parts in rows.items()}
 
 
 def beam(run: Finished) -> dict[str, Row]:
@@ -104,12 +108,13 @@ def beam(run: Finished) -> dict[str, Row]:
   rows = {}
   for beams in BEAMS:
     recommend = jax.jit(run.system(beams=beams).recommend, static_argnames="k")
-    rows[f"{beams} beams"] = run.measured(
-      lambda batch, f=recommend: f(run.params, run.assets, batch, k=K)
+    name = f"{beams} beams"
+    rows[name] = run.measured(
+      name, lambda batch, f=recommend: f(run.params, run.assets, batch, k=K)
     )
   score = jax.jit(run.system().score)
   rows["exact"] = run.measured(
-    lambda batch: _best(score(run.params, run.assets, batch), _denied(batch))
+    "exact", lambda batch: _best(score(run.params, run.assets, batch), _denied(batch))
   )
   return rows
 
@@ -121,14 +126,17 @@ def diversity(run: Finished) -> dict[str, Row]:
   recommend = jax.jit(run.system().recommend, static_argnames="k")
   rows = {
     "beam search": run.measured(
-      lambda batch: recommend(run.params, run.assets, batch, k=K), **variety
+      "beam search", lambda batch: recommend(run.params, run.assets, batch, k=K), **variety
     )
   }
   for temperature in TEMPERATURES:
     draw = jax.jit(run.system(temperature=temperature).recommend, static_argnames="k")
     keys = iter(jax.random.split(jax.random.key(0), 100_000))
-    rows[f"temperature {temperature:g}"] = run.measured(
-      lambda batch, f=draw, k=keys: f(run.params, run.assets, batch, k=K, key=next(k)), **variety
+    name = f"temperature {temperature:g}"
+    rows[name] = run.measured(
+      name,
+      lambda batch, f=draw, k=keys: f(run.params, run.assets, batch, k=K, key=next(k)),
+      **variety,
     )
   return rows
 
@@ -142,28 +150,27 @@ def cold(run: Finished) -> dict[str, Row]:
     "cold": lambda ids, target: _hits(ids, target, unseen[target]),
     "others": lambda ids, target: _hits(ids, target, ~unseen[target]),
   }
-  tokens = np.asarray(run.assets["tokens"])
-  trees = [_without(run.assets["trie"], tokens, left_out) for left_out in (unseen, ~unseen)]
   recommend = jax.jit(run.system().recommend, static_argnames="k")
 
   def searched(batch):
-    return [recommend(run.params, {**run.assets, "trie": t}, batch, k=K) for t in trees]
+    return [recommend(run.params, run.assets, part, k=K) for part in halves(batch, unseen)]
 
   content = assembly.build("content", None, run.job)
   learned = loop.solve(content.system, content.assets, run.job.before_test).params
   score = jax.jit(content.system.score)
-  known = jnp.asarray(unseen)[None]
+  is_cold = jnp.asarray(unseen)[None]  # [1, I]
 
   def nearest(batch):
     scores = score(learned, content.assets, batch)
-    parts = jnp.where(known, -jnp.inf, scores), jnp.where(known, scores, -jnp.inf)
+    parts = jnp.where(is_cold, -jnp.inf, scores), jnp.where(is_cold, scores, -jnp.inf)
     return [_best(part, _denied(batch)) for part in parts]
 
   rows = {}
   for name, both in ((run.job.config.system, searched), ("nearest", nearest)):
     for rate in RATES:
-      rows[f"{name}, {rate:.0%} cold"] = run.measured(
-        lambda batch, f=both, r=rate: topk.mixed(*f(batch), round(r * K)), **split
+      row = f"{name}, {rate:.0%} cold"
+      rows[row] = run.measured(
+        row, lambda batch, f=both, r=rate: topk.mixed(*f(batch), round(r * K)), **split
       )
   return rows
 
@@ -176,12 +183,17 @@ def _denied(batch: loader.HostBatch) -> loader.HostBatch:
   return {name: x for name, x in batch.items() if name == "deny"}
 
 
-def _without(tree: trie.Trie, tokens: np.ndarray, left_out: np.ndarray) -> trie.Trie:
-  """The trie of the items that are not left out, in arrays of the same shapes."""
-  rows = tokens[: len(left_out)].copy()
-  rows[left_out] = trie.NONE
-  rows[PAD] = PAD
-  return trie.rebuild(tree, rows)
+def halves(
+  batch: loader.HostBatch, unseen: np.ndarray
+) -> tuple[loader.HostBatch, loader.HostBatch]:
+  """The question for all items but the cold ones, and for these alone.
+
+  Lists filter after a model has normalised: the scores of both are those of the whole catalogue.
+  """
+  items = np.flatnonzero(unseen).astype(np.int32)
+  rows = np.tile(items, (len(batch["history"]), 1))  # [B, N]
+  denied = [x for name, x in batch.items() if name == "deny"]
+  return {**batch, "deny": np.concatenate([*denied, rows], axis=1)}, {**batch, "allow": rows}
 
 
 def _hits(ids: np.ndarray, target: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -191,16 +203,47 @@ def _hits(ids: np.ndarray, target: np.ndarray, counts: np.ndarray) -> np.ndarray
 
 def check_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """An error where the folder is of no run, or of a run with another config."""
+  if "prompts" in config or config.get("system") not in STUDIED:
+    words = ", in words" if "prompts" in config else ""
+    raise DataError(
+      f"studies are of {' and '.join(STUDIED)}; this is a run of {config.get('system')}{words}",
+      path=workdir,
+      remedy="Give a config of one of these, and its run.",
+    )
   path = workdir / "config.json"
   if not path.exists():
     raise DataError("there is no run", path=workdir, remedy="Run experiments.run first.")
   theirs, ours = json.loads(path.read_text()), json.loads(config.to_json_best_effort())
-  changed = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
+  changed = list(_differing(ours, theirs))
   if changed:
     raise DataError(
-      f"the run has another config: {', '.join(changed)} differ",
+      f"the run has another config, by {', '.join(changed)}",
       path=path,
       remedy="Give the config and the overrides of the run.",
+    )
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any], at: str = "") -> Iterator[str]:
+  """Dotted paths of what differs; a field that only one has came to the code since the run."""
+  for name in sorted(a.keys() & b.keys()):
+    if isinstance(a[name], dict) and isinstance(b[name], dict):
+      yield from _differing(a[name], b[name], f"{at}{name}.")
+    elif a[name] != b[name]:
+      yield f"{at}{name}"
+
+
+def check_ended(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """An error where the run has steps left to train."""
+  cfg = settings.build(loop.Config, config.train)
+  folder = workdir / f"seed_{config.seeds[0]}" / "checkpoints"
+  found = checkpoint.finished(folder)
+  steps = found[-1].step if found else 0
+  stale = found[-1].meta.get("meter", {}).get("stale", 0) if found else 0
+  if steps < cfg.steps and not 0 < cfg.patience <= stale:
+    raise DataError(
+      f"the run has not ended: {steps:,} of {cfg.steps:,} steps are trained",
+      path=workdir,
+      remedy="Start experiments.run again with this config and workdir: it goes on.",
     )
 
 
@@ -212,10 +255,14 @@ def main(argv):
   launch.prepare()
   workdir = pathlib.Path(_WORKDIR.value)
   check_config(_CONFIG.value, workdir)
+  check_ended(_CONFIG.value, workdir)
+  record_in = pathlib.Path(_RECORD.value) if _RECORD.value else None
+  if record_in is not None:  # an error now, not after hours
+    record_in.mkdir(parents=True, exist_ok=True)
   run = Finished(pipeline.Run(_CONFIG.value, workdir), _USERS.value)
   rows = STUDIES[_STUDY.value](run)
   print(results.render({name: [row] for name, row in rows.items()}))
-  if _RECORD.value:
+  if record_in is not None:
     stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     record = {
       "config": results.portable(_CONFIG.value),
@@ -224,7 +271,7 @@ def main(argv):
       "users": _USERS.value or "all",
       _STUDY.value: rows,
     }
-    path = pathlib.Path(_RECORD.value) / f"{stem}_{_STUDY.value}.json"
+    path = record_in / f"{stem}_{_STUDY.value}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -199,7 +199,10 @@ class Recommender:
     return np.array(rows, np.int32)
 
   def add_items(self, rows: Iterable[Mapping[str, Any]]) -> Recommender:
-    """A recommender that knows these items too; the old ones stay as they are.
+    """A recommender that knows these items too; the old ones keep their rows and their codes.
+
+    Scores of the old stay as well, but where TIGER's `softmax` is "children": the new then have a
+    share of the probability, and old items lose what they gain.
 
     A row has `id`, `title`, and either `vector` or the fields that the run's template asks for.
     Only for systems whose items come from text. TIGER compiles nothing anew until the trie's
@@ -341,11 +344,26 @@ def _found(path: pathlib.Path) -> pathlib.Path:
       path=path,
       remedy="Give a run's workdir, or copy the folder again.",
     )
+  if _in_words(path / "config.json"):
+    raise DataError(
+      "a run in words leaves no recommender: its system is asked by prompts, not by item ids",
+      path=path,
+      remedy="Its figures are in results.json, the lists of its test users (where it ranks items) "
+      "in recommendations.jsonl; for others ask the system itself: `recjax.systems`.",
+    )
   raise DataError(
     "the run has not finished: it has a config.json, and no recommender yet",
     path=path,
     remedy="Start it again with the same config and --workdir: it goes on where it stopped.",
   )
+
+
+def _in_words(path: pathlib.Path) -> bool:
+  """Whether the config of a run has a section `prompts`."""
+  try:
+    return "prompts" in json.loads(path.read_text(encoding="utf-8"))
+  except ValueError:  # a config that is damaged tells nothing
+    return False
 
 
 def _config(about: Mapping[str, Any], path: pathlib.Path) -> Any:

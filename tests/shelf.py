@@ -10,10 +10,10 @@ from recjax.data import interactions
 from recjax.data.interactions import STRING
 from recjax.growth import Collisions, Text
 from recjax.recommender import Recommender
-from recjax.semid import artefact, assign, quantizer
+from recjax.semid import artefact, quantizer
 from recjax.systems import SYSTEMS
 from recjax.systems.collaborative import content
-from recjax.systems.generative import tiger
+from recjax.systems.generative import tiger, tiger_lm
 from recjax.text import lsa
 
 COLOURS = ("red", "green", "blue", "grey")
@@ -24,10 +24,21 @@ USERS = np.array(["", "ada", "bob", "cyd"], STRING)
 NAMES = ITEMS[1:].tolist()
 MAX_LEN = 5
 TEMPLATE = "{title} {brand}"
-CONFIG = tiger.Config(
+SIZES = dict(
   levels=(4, 4, 8), user_buckets=3, dim=16, heads=2, head_dim=8, ff=32, layers=1, dropout=0.0,
   beams=len(NAMES) + 8,  # as many as there are items: the search misses none
 )  # fmt: skip
+CONFIG = tiger.Config(**SIZES)
+# name -> (system, its config, how its items of equal codes are told apart)
+CODED = {
+  "tiger": ("tiger", CONFIG, "count_up"),
+  "tiger, packed": (
+    "tiger",
+    tiger.Config(**SIZES, item_causal=True, recency=3, softmax="children"),
+    "optimal",
+  ),
+  "tiger_lm": ("tiger_lm", tiger_lm.Config(**SIZES, softmax="level"), "next_free"),
+}
 
 
 def log():
@@ -53,12 +64,15 @@ def spread():
 
 
 @functools.cache
-def semantic_ids():
-  """Codes by random codebooks, and a third level that counts."""
+def semantic_ids(collisions):
+  """Codes by random codebooks; the third level counts, or is one of them."""
   rng = np.random.default_rng(1)
-  books = tuple(jnp.asarray(rng.normal(0, 0.5, (4, 6)), jnp.float32) for _ in range(2))
+  counts = collisions.policy == "count_up"
+  books = tuple(
+    jnp.asarray(rng.normal(0, 0.5, (size, 6)), jnp.float32) for size in (4, 4, 8)[: 3 - counts]
+  )
   made = quantizer.Quantizer(books, jnp.zeros(6), jnp.float32(1))
-  return artefact.build(ITEMS, vectors(), made, assign.count_up(8))
+  return artefact.build(ITEMS, vectors(), made, collisions.make())
 
 
 def batch(histories, users=None):
@@ -76,17 +90,17 @@ def random_params(name, cfg):
 def make(name, **more):
   kept = {"items": ITEMS, "users": USERS, "max_len": MAX_LEN}
   kept["titles"] = np.array(["", *TITLES], STRING)
-  module = SYSTEMS[name]
-  if name == "tiger":
-    ids = semantic_ids()
-    assets = tiger.assets(CONFIG, ids.codes, capacity=more.pop("capacity", None))
+  if name in CODED:
+    name, cfg, policy = CODED[name]
+    collisions = Collisions(policy, 8)
+    ids = semantic_ids(collisions)
+    every = tiger.assets(cfg, ids.codes, capacity=more.pop("capacity", None))
     text = encoder()
-    kept |= {
-      "ids": ids,
-      "collisions": Collisions("count_up", 8),
-      "text": Text(TEMPLATE, text, text.fingerprint),
-    }
-    return Recommender(name, CONFIG, random_params(name, CONFIG), assets, **kept | more)
+    kept |= {"ids": ids, "collisions": collisions}
+    kept["text"] = Text(TEMPLATE, text, text.fingerprint)
+    assets = {part: every[part] for part in tiger.SERVED}
+    return Recommender(name, cfg, random_params(name, cfg), assets, **kept | more)
+  module = SYSTEMS[name]
   if name == "sasrec":
     cfg = module.Config(num_items=25, max_len=MAX_LEN, dim=8, ff=16, layers=1)
     return Recommender(name, cfg, random_params(name, cfg), (), **kept | more)

@@ -195,6 +195,14 @@ EXAMPLES = {
 ASKED = {"p5": asked_in_words}
 # Those that answer ratings and nothing else; each has its own tests.
 RATERS = {"t5_rating"}
+# What a wider batch has more of, and on which side.
+PADDED = {"history": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
+# Those whose loss draws something for each place, so that a wider batch draws another.
+DRAWS = {
+  "bert4rec": "which places are masked is drawn over all of them",
+  "fism": "negatives are drawn for each place, padded or not",
+  "hybrid": "ids are left out at random, place by place",
+}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
   "fism": (150, 1e-2),
@@ -307,6 +315,19 @@ def test_padding_changes_no_answer(made):
   np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
 
 
+def test_padding_changes_no_loss(made):
+  name, system, assets, params, batch, learned = made
+  if system.loss is None or not PADDED.keys() & learned.keys():
+    return
+  if name in DRAWS:
+    pytest.skip(DRAWS[name])
+  wide = {k: jnp.pad(v, ((0, 0), PADDED[k])) if k in PADDED else v for k, v in learned.items()}
+  key = jax.random.key(0)
+  a, b = (system.loss(params, assets, x, key) for x in (learned, wide))
+  assert a.weight == b.weight > 0
+  np.testing.assert_allclose(a.sum, b.sum, rtol=1e-4)
+
+
 def test_recommended_items_are_distinct_and_exist(made):
   name, system, assets, params, batch, learned = made
   ranked = system.recommend(params, assets, question(batch), k=ITEMS - 1)
@@ -333,6 +354,15 @@ def test_jit_equals_eager(made):
   jitted = system.recommend(params, assets, few, k=10)
   eager = system.recommend.__wrapped__(params, assets, few, k=10)
   np.testing.assert_allclose(jitted.scores, eager.scores, atol=1e-4)
+
+
+def test_the_loss_is_the_same_jitted_and_eager(made):
+  name, system, assets, params, batch, learned = made
+  if system.loss is None:
+    return
+  few, key = {k: v[:2] for k, v in learned.items()}, jax.random.key(0)
+  jitted, eager = (f(params, assets, few, key) for f in (system.loss, system.loss.__wrapped__))
+  chex.assert_trees_all_close(jitted, eager, rtol=1e-4, atol=1e-5)
 
 
 def test_scores_rank_as_recommendations_do(made):

@@ -6,31 +6,58 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import assembly, settings, sources, tasks
+from experiments import assembly, pairs, settings, sources, tasks
 from recjax.data import interactions, splits
 from recjax.data.errors import DataError
 from recjax.data.interactions import Impressions
 from recjax.data.ragged import Ragged
+from recjax.nn import t5
 from recjax.systems import SYSTEMS
 from recjax.train import loop
 
 CONFIGS = sorted(pathlib.Path(settings.__file__).parent.glob("configs/*.py"))
-TASKED = [path for path in CONFIGS if "system=" in path.read_text()]
+SECTIONS = {
+  "data": settings.Data,
+  "text": settings.Text,
+  "semantic_ids": settings.SemanticIds,
+  "prompts": settings.Prompts,
+  "pairs": pairs.Pairs,
+  "train": loop.Config,
+  "pretrain": loop.Config,
+  "evaluation": settings.Evaluation,
+}
+PLAIN = {"system", "task", "examples", "seeds", "batch_size", "pretrain_batch_size"}
+# Fields of a model that the data gives; any number does here.
+GIVEN = {"num_items": 9, "num_users": 9, "num_attributes": 9, "vocab": 9}
 
 
-@pytest.mark.parametrize("path", TASKED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_a_config_says_what_it_claims_and_builds(path):
   told = ast.get_docstring(ast.parse(path.read_text()))
-  assert f"--config=experiments/configs/{path.name}" in told and "core" in told.lower()
   config = settings.load(str(path))
+  assert set(config) <= SECTIONS.keys() | PLAIN | {"model"}
+  built = {n: settings.build(cls, config[n]) for n, cls in SECTIONS.items() if n in config}
+  assert config.train.best is None or config.train.best.removeprefix("-").startswith("valid/")
+  if "pairs" in config:
+    assert "python -m experiments.finetune_t5" in told and "Hardware" in told
+    settings.build(t5.Config, config.model)
+    return
+  assert f"--config=experiments/configs/{path.name}" in told and "core" in told.lower()
   assert config.system in SYSTEMS and config.task in tasks.TASKS
-  assert config.examples in tasks.EXAMPLES
-  settings.build(settings.Data, config.data)
-  settings.build(settings.Evaluation, config.evaluation)
-  settings.build(loop.Config, config.train)
-  known = {f for f in SYSTEMS[config.system].Config.__dataclass_fields__}
-  assert set(config.get("model", {})) <= known
-  assert config.data.source in sources.SOURCES
+  assert config.examples in tasks.EXAMPLES and config.data.source in sources.SOURCES
+  assert config.batch_size > 0 and len(config.seeds)
+  module = SYSTEMS[config.system]
+  given = {n: x for n, x in GIVEN.items() if n in module.Config.__dataclass_fields__}
+  module.make(settings.build(module.Config, config.get("model", settings.config()), **given))
+  for other in built["evaluation"].compare:
+    assert settings.load(str(path.parents[2] / other)).task == config.task
+
+
+def test_the_readme_lists_every_suite_and_no_other():
+  folder = pathlib.Path(settings.__file__).parent
+  suites = {path.stem for path in (folder / "benchmarks").glob("*.py")} - {"__init__", "timing"}
+  told = (folder.parent / "README.md").read_text().partition("Suites: `")[2].partition("`")[0]
+  assert set(told.split()) == suites
 
 
 def log():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from shelf import HISTORIES, NAMES, TEMPLATE, encoder, make, spread, vectors
+from shelf import CODED, HISTORIES, NAMES, TEMPLATE, encoder, make, spread, vectors
 
 from recjax import growth, recommender
 from recjax.data.errors import DataError
@@ -37,14 +37,48 @@ def test_tiger_codes_new_items_as_the_quantiser_says_and_keeps_the_old(shop):
   assert "n1" not in shop.items
 
 
-def test_old_items_keep_their_scores_beside_new_ones(shop):
-  grown = shop.add_items(NEW)
+@pytest.mark.parametrize("name", ["tiger, packed", "tiger_lm"])
+def test_where_the_last_level_tells_items_apart_a_new_one_gets_the_nearest_free_code(name):
+  held = make(name)
+  grown, before = held.add_items(NEW), held.ids.codes
+  assert grown.ids.codes[:25].tolist() == before.tolist()
+  *books, last = (np.asarray(book) for book in held.ids.quantizer.codebooks)
+  made = encoder()(["green lamp Lux", "grey clock"])
+  for vector, code in zip(made, grown.ids.codes[25:], strict=True):
+    for book, c in zip(books, code[:2], strict=True):
+      assert c == ((vector - book) ** 2).sum(1).argmin()
+      vector = vector - book[c]
+    taken = before[1:][(before[1:, :2] == code[:2]).all(1), 2]
+    cost = ((vector - last) ** 2).sum(1)
+    assert cost.argmin() in taken  # of an old item that is like it
+    cost[taken] = np.inf
+    assert code[2] == cost.argmin()
+  assert tuple(grown.ids.codes[25, :2]) != tuple(grown.ids.codes[26, :2])
+
+
+@pytest.mark.parametrize("name", ["tiger", "tiger_lm"])
+def test_old_items_keep_their_scores_beside_new_ones(name):
+  held = make(name)
+  grown = held.add_items(NEW)
   old = grown.recommend(HISTORIES, k=26, allow=[NAMES] * 3)
-  wanted = shop.recommend(HISTORIES, k=24)
+  wanted = held.recommend(HISTORIES, k=24)
   assert old.ids == wanted.ids
   np.testing.assert_allclose(old.scores, wanted.scores, atol=1e-5)
   every = grown.recommend(HISTORIES, k=26, allow=[[*NAMES, "n1", "n2"]] * 3)
   assert all(set(ids) == {*NAMES, "n1", "n2"} for ids in every.ids)
+
+
+def test_of_a_softmax_over_children_the_new_take_their_share_from_the_old():
+  held = make("tiger, packed")
+  grown = held.add_items(NEW)
+  before, after = held.recommend(HISTORIES, k=24), grown.recommend(HISTORIES, k=26)
+  for k, answers in ((24, before), (26, after)):
+    assert np.shape(answers.ids) == (3, k)
+    np.testing.assert_allclose(np.exp(answers.scores).sum(1), 1, atol=1e-4)
+  for row in range(3):
+    now = dict(zip(after.ids[row], after.scores[row], strict=True))
+    lost = np.array(before.scores[row]) - [now[item] for item in before.ids[row]]
+    assert (lost > -1e-5).all() and (lost > 1e-3).any()
 
 
 def test_tiger_compiles_nothing_within_the_capacity_and_doubles_past_it(shop):
@@ -65,13 +99,15 @@ def test_tiger_compiles_nothing_within_the_capacity_and_doubles_past_it(shop):
   assert compiled._cache_size() > before
 
 
-def test_a_grown_recommender_is_saved_and_loaded_like_any(shop, tmp_path):
-  grown = shop.add_items(NEW)
+@pytest.mark.parametrize("name", CODED)
+def test_a_grown_recommender_is_saved_and_loaded_like_any(name, tmp_path):
+  grown = make(name).add_items(NEW)
   again = Recommender.load(grown.save(tmp_path / "kept"))
   histories = [["n1", "i3"], ["n2"], ["i1"]]
   assert again.recommend(histories, k=24) == grown.recommend(histories, k=24)
   more = again.add_items([{"id": "n3", "title": "blue shelf", "brand": ""}])
-  assert more.ids.sid("n3")[:2] == tuple(shop.ids.quantizer.encode(encoder()(["blue shelf"]))[0])
+  blue = grown.ids.quantizer.encode(encoder()(["blue shelf"]))[0]
+  assert more.ids.sid("n3")[:2] == tuple(blue[:2])
 
 
 def test_a_given_vector_stands_for_the_text(shop):

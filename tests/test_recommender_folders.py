@@ -103,6 +103,9 @@ def test_what_is_no_finished_run_is_told_apart(tmp_path):
   (tmp_path / "config.json").write_text("{}")
   with pytest.raises(DataError, match="has not finished.*Start it again with the same config"):
     Recommender.load(tmp_path)
+  (tmp_path / "config.json").write_text('{"system": "p5", "prompts": {}}')
+  with pytest.raises(DataError, match="a run in words leaves no recommender.*results.json"):
+    Recommender.load(tmp_path)
   (tmp_path / "recommender").mkdir()
   with pytest.raises(DataError, match="no recommender.json"):
     Recommender.load(tmp_path)

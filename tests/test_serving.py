@@ -70,18 +70,18 @@ def test_the_export_answers_the_same_without_recjax_and_takes_a_changed_trie(sho
   assert gone in got[1]["ids"] and gone not in changed["ids"]
 
 
-@pytest.mark.parametrize("name", ["sasrec", "content", "popularity"])
+@pytest.mark.parametrize("name", ["sasrec", "content", "popularity", "tiger, packed", "tiger_lm"])
 def test_any_system_is_exported_for_any_batch(name, tmp_path):
   held = make(name)
   folder = held.export(tmp_path / "served", k=5)
   f = jax.export.deserialize((folder / "recommend.stablehlo").read_bytes())
   flat = [bundle.flatten(tree) for tree in (held.params, held.assets)]
-  for count in (1, 2, 3):
+  wanted = held.recommend(HISTORIES, k=5)
+  for count in (1, 3):
     question = asked(HISTORIES[:count], [[]] * count, MAX_LEN)
     got = f.call(*flat, question)
-    wanted = held.recommend(HISTORIES[:count], k=5)
-    assert [[NAMES[i - 1] for i in row] for row in np.asarray(got["ids"])] == wanted.ids
-    np.testing.assert_allclose(got["scores"], wanted.scores, atol=1e-5)
+    assert [[NAMES[i - 1] for i in row] for row in np.asarray(got["ids"])] == wanted.ids[:count]
+    np.testing.assert_allclose(got["scores"], wanted.scores[:count], atol=1e-5)
   said = (folder / "README.txt").read_text()
   assert "int32 [b, 5]" in said and "cpu, cuda, tpu" in said
 

@@ -1,5 +1,9 @@
 """Studies of a finished run: exact lists bound beams, temperature varies, cold items are mixed."""
 
+import json
+import types
+
+import jax
 import numpy as np
 import pytest
 
@@ -33,7 +37,12 @@ def run(tmp_path_factory):
     train=loop.Config(steps=60, optimizer=optim.Config(rate=1e-2)),
     evaluation=settings.Evaluation(by_score=False, batch_size=64, deny_seen=True),
   )
-  return studies.Finished(pipeline.Run(config, tmp_path_factory.mktemp("run")), users=60)
+  job = pipeline.Run(config, tmp_path_factory.mktemp("run"))
+  with pytest.raises(DataError, match="has not ended: 0 of 60 steps.*Start experiments.run again"):
+    studies.Finished(job)
+  assert "raw" not in job.__dict__  # nothing was done
+  job.train(0)
+  return studies.Finished(job, users=60)
 
 
 def test_a_wide_beam_finds_what_exact_scores_find(run):
@@ -50,7 +59,7 @@ def test_lists_drawn_hotter_are_more_varied(run, monkeypatch):
   assert rows["temperature 3"]["entropy"] > rows["temperature 0.5"]["entropy"] > 0
 
 
-def test_cold_items_are_found_where_they_are_mixed_in_and_only_there(run):
+def test_cold_items_are_found_where_they_are_mixed_in_and_only_there(run, monkeypatch):
   cold, known = run.job.cold, run.job.before_test
   assert 0 < cold.sum() and not cold[known.item].any() and cold[run.job.split.test.item].any()
   rows = studies.cold(run)
@@ -61,9 +70,24 @@ def test_cold_items_are_found_where_they_are_mixed_in_and_only_there(run):
     assert shares == sorted(shares, reverse=True)
   assert rows["nearest, 30% cold"]["cold"] > 0
   warm = studies.Finished(run.job)
-  warm.job.__dict__["_split"] = (run.job.split, np.zeros_like(cold))
+  monkeypatch.setitem(warm.job.__dict__, "_split", (run.job.split, np.zeros_like(cold)))
   with pytest.raises(ValueError, match=r"no item of this run is cold.*data.cold"):
     studies.cold(warm)
+
+
+def test_cold_and_other_items_are_scored_by_one_model_over_the_whole_catalogue(run):
+  """Over children too, whose probabilities would else be those of each half by itself."""
+  system = run.system(softmax="children")
+  batch = {name: x[:3] for name, x in next(run.batches())[0].items()}
+  exact = np.asarray(jax.jit(system.score)(run.params, run.assets, batch))
+  recommend = jax.jit(system.recommend, static_argnames="k")
+  cold = run.job.cold
+  for part, asked in zip((~cold, cold), studies.halves(batch, cold), strict=True):
+    ids, scores = map(np.asarray, recommend(run.params, run.assets, asked, k=10))
+    for row in range(3):
+      found = ids[row][ids[row] > 0]
+      assert len(found) and part[found].all() and not set(found) & set(batch["deny"][row])
+      np.testing.assert_allclose(scores[row][: len(found)], exact[row, found], atol=1e-4)
 
 
 def test_mixed_lists_hold_the_best_of_both_in_order():
@@ -89,7 +113,61 @@ def test_another_config_than_the_runs_is_refused(run, tmp_path):
   studies.check_config(run.job.config, run.job.workdir)
   other = run.job.config.copy_and_resolve_references()
   other.model.dropout = 0.5
-  with pytest.raises(DataError, match="another config: model differ"):
+  other.train.optimizer.rate = 0.5
+  with pytest.raises(DataError, match="by model.dropout, train.optimizer.rate. Give"):
     studies.check_config(other, run.job.workdir)
   with pytest.raises(DataError, match="there is no run"):
     studies.check_config(other, tmp_path)
+
+
+def test_a_field_that_came_to_the_code_since_the_run_is_no_difference(run, tmp_path):
+  told = json.loads((run.job.workdir / "config.json").read_text())
+  del told["model"]["dropout"], told["text"]
+  (tmp_path / "config.json").write_text(json.dumps(told))
+  studies.check_config(run.job.config, tmp_path)
+
+
+def test_a_run_that_has_no_study_is_refused_at_once(run, tmp_path):
+  other = run.job.config.copy_and_resolve_references()
+  other.system = "sasrec"
+  with pytest.raises(DataError, match="studies are of tiger and tiger_lm; this is .* of sasrec"):
+    studies.check_config(other, tmp_path)
+  words = settings.config(system="p5", prompts={})
+  with pytest.raises(DataError, match="a run of p5, in words"):
+    studies.check_config(words, tmp_path)
+
+
+def test_a_run_that_patience_ended_has_ended(run, tmp_path):
+  """And one that a signal stopped has not."""
+  folder = tmp_path / "seed_0" / "checkpoints" / "step_00000040"
+  folder.mkdir(parents=True)
+  (folder / "manifest.json").write_text("{}")
+  config = run.job.config.copy_and_resolve_references()
+  config.train.best, config.train.patience = "valid/ndcg@10", 3
+  for stale, ended in ((2, False), (3, True)):
+    (folder / "meta.json").write_text(json.dumps({"step": 40, "meter": {"stale": stale}}))
+    if ended:
+      studies.check_ended(config, tmp_path)
+    else:
+      with pytest.raises(DataError, match="40 of 60 steps"):
+        studies.check_ended(config, tmp_path)
+
+
+def test_results_are_recorded_in_a_folder_that_was_not_there(run, tmp_path, monkeypatch, capsys):
+  given = {"CONFIG": run.job.config, "WORKDIR": run.job.workdir, "STUDY": "beam", "USERS": 5}
+  for name, value in (given | {"RECORD": tmp_path / "new" / "results"}).items():
+    monkeypatch.setattr(studies, f"_{name}", types.SimpleNamespace(value=value))
+
+  def study(finished):
+    assert (tmp_path / "new" / "results").is_dir()  # before the work
+    return {"here": {"recall@10": 0.5}}
+
+  monkeypatch.setitem(studies.STUDIES, "beam", study)
+  monkeypatch.setattr(studies.launch, "prepare", lambda: None)
+  named = types.SimpleNamespace(get_config_filename=lambda flag: "a/shop.py")
+  monkeypatch.setattr(studies, "flags", types.SimpleNamespace(FLAGS={"config": None}))
+  monkeypatch.setattr(studies, "config_flags", named)
+  studies.main([])
+  kept = json.loads((tmp_path / "new" / "results" / "shop_beam.json").read_text())
+  assert kept["beam"] == {"here": {"recall@10": 0.5}} and kept["users"] == 5
+  assert "here" in capsys.readouterr().out
