@@ -1,9 +1,11 @@
 """P5 on MovieLens-100K, items by plain digits in sequential order: what do sums teach it?
 
 The claim to check (arithmetic pre-conditioning and task vectors on P5): Recall@5 .0827, 18% above
-P5. Not yet measured. `sums` is "", "first" (training starts from a model of sums) or "vector" (what
-sums change is added to the trained model, at the scale that validates best). Items are numbered
-from the training part alone. Full ranking, repeats allowed, the last event of each user tests.
+P5. Measured without sums, seed 0, 3,000 steps in 9 minutes: .0233, and .0265 with the prompt that
+was kept from training. `sums` is "", "first" (training starts from a model of sums) or "vector"
+(what sums change is added to the trained model, at the scale that validates best). Items are
+numbered from the training part alone. Full ranking, repeats allowed, the last event of each user
+tests.
 
     python -m experiments.run --config=experiments/configs/p5_ml100k.py --workdir=runs/p5_sums \\
       --config.prompts.sums=first
