@@ -152,10 +152,12 @@ def describe(name: str, cls: type, section: Mapping[str, Any]) -> str:
 
 
 def load(path: str) -> ml_collections.ConfigDict:
-  """The config of a Python file, as `--config` reads it."""
-  if not pathlib.Path(path).is_file():
+  """The config of a Python file, as `--config` reads it; from any folder those of ours too."""
+  ours = pathlib.Path(__file__).parent.parent / path
+  file = pathlib.Path(path) if pathlib.Path(path).is_file() else ours
+  if not file.is_file():
     raise FileNotFoundError(f"no config {path}; there are those of experiments/configs/")
-  return runpy.run_path(path)["get_config"]()
+  return runpy.run_path(str(file))["get_config"]()
 
 
 def _comments(cls: type) -> dict[str, str]:
