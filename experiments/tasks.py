@@ -24,6 +24,7 @@ from experiments import settings, sources
 from recjax.data import draws, examples, loader, negatives, splits
 from recjax.data.examples import Examples
 from recjax.data.interactions import Interactions
+from recjax.systems import SYSTEMS
 from recjax.train import evaluate
 from recjax.types import Assets, Params, System
 
@@ -108,6 +109,7 @@ EXAMPLES: dict[str, Callable[[Interactions, int], Examples] | None] = {
   "users": lambda train, max_len: examples.events(train),  # drawn anew: see `drawn`
   "prefixes": lambda train, max_len: examples.prefixes(train),
   "sequences": lambda train, max_len: examples.sequences(train, max_len, stride=max_len),
+  "rows": lambda train, max_len: examples.rows(train, max_len),
 }
 
 
@@ -216,6 +218,10 @@ def named(config: ml_collections.ConfigDict) -> Task:
     raise ValueError(
       "data.negatives goes with examples 'events' or 'users' of a task without ratings, not with "
       f"{config.examples!r} of {config.task!r}"
+    )
+  if config.examples == "rows" and not getattr(SYSTEMS.get(config.system), "SEGMENTS", False):
+    raise ValueError(
+      f"examples 'rows' hold several histories each, which {config.system} would mix"
     )
   if config.examples == "users" and task.ratings:
     raise ValueError(

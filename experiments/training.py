@@ -105,6 +105,8 @@ def _seeded(section: ml_collections.ConfigDict, seed: int) -> loop.Config:
 
 def _batches(job: Job, found: loader.Source, size: int, seed: int) -> loader.Batches:
   widths, drawn = settings.widths(job.data), job.questions.drawn()
+  if job.config.examples == "rows":
+    widths = widths[-1]  # rows are full, and one that is not would be a batch of its own
   return loader.Batches(found, size, max_len=widths, seed=seed, epochs=None, transforms=drawn)
 
 

@@ -1,7 +1,9 @@
 """Draws beside events: negatives never met, users alike, the same whatever the process."""
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from experiments import settings, tasks
 from recjax.data import draws, examples, interactions, loader, negatives
@@ -63,3 +65,34 @@ def test_a_config_draws_what_it_names_and_what_cannot_be_drawn_is_told():
     batches(rated, draws.by_user(negatives.Positives.of(rated)))[0]
   with pytest.raises(ValueError, match="has met 4 of 4 items"):
     batches(x, *tasks.drawn("events", cfg, x))[0]
+
+
+@hypothesis.given(st.lists(st.integers(1, 23), min_size=1, max_size=40), st.integers(2, 9))
+def test_rows_hold_every_step_of_every_history_once(lengths, max_len):
+  lengths = [*lengths, 2]  # one event alone has no next
+  users = np.repeat(np.arange(len(lengths)), lengths)
+  x = interactions.from_columns(users, np.arange(len(users)), timestamp=np.arange(len(users)))
+  found, wanted = examples.rows(x, max_len), examples.sequences(x, max_len, stride=max_len)
+  every = [e.gather(np.arange(len(e)), e.widths(max_len)) for e in (found, wanted)]
+  steps = [
+    sorted(
+      zip(b["history"][b["next"] > 0].tolist(), b["next"][b["next"] > 0].tolist(), strict=True)
+    )
+    for b in every
+  ]
+  assert steps[0] == steps[1]
+  history, segment = every[0]["history"], every[0]["segment"]
+  assert ((segment > 0) == (history > 0)).all()
+  same = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
+  assert (every[0]["next"][:, :-1][same] == history[:, 1:][same]).all()  # a segment is one history
+  step = np.diff(segment, axis=1)
+  assert ((step == 0) | (step == 1)).all()
+  assert (found.left["history"].lengths <= max_len).all()
+  full = sum(found.left["history"].lengths) / max_len
+  assert len(found) <= 1 + 1.5 * full  # best fit
+
+
+def test_a_system_that_would_mix_the_histories_of_a_row_is_refused():
+  config = settings.config(system="sasrec", task="next_item", examples="rows", data=settings.Data())
+  with pytest.raises(ValueError, match="which sasrec would mix"):
+    tasks.named(config)

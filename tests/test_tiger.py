@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from recjax.data import examples, interactions, loader
 from recjax.systems.generative import tiger, tiger_lm
 
 T, ITEMS = 4, 20
@@ -82,6 +83,47 @@ def test_the_packed_loss_and_gradient_are_those_of_all_prefixes(causal):
   assert weight == count == 3 * (2 + 4)
   np.testing.assert_allclose(total, wanted, rtol=1e-5)
   chex.assert_trees_all_close(grad, wanted_grad, atol=1e-4)
+
+
+@pytest.mark.parametrize("softmax", ["vocabulary", "children"])
+def test_histories_that_share_a_row_do_not_see_each_other(softmax):
+  """Rows of several histories have the loss and the gradient of each history in a row alone."""
+  cfg = dataclasses.replace(CFG, user_buckets=0, recency=3, softmax=softmax)
+  system, assets = tiger.make(cfg), tiger.assets(cfg, codes())
+  lengths = np.array([6, 3, 2, 5, 4, 2, 3])
+  rng = np.random.default_rng(3)
+  x = interactions.Interactions(
+    np.repeat(np.arange(1, 8), lengths).astype(np.int32),
+    rng.integers(1, ITEMS, lengths.sum()).astype(np.int32),
+    interactions.with_pad(np.arange(1, 8)),
+    interactions.with_pad(np.arange(1, ITEMS)),
+    timestamp=np.arange(lengths.sum()),
+  )
+  found = examples.rows(x, 6), examples.sequences(x, 6, stride=6)
+  shared, apart = (
+    {k: jnp.asarray(v) for k, v in loader.Batches(e, len(e), max_len=6)[0].items()} for e in found
+  )
+  assert len(shared["next"]) < len(apart["next"]) and shared["segment"].max() > 1
+  params = system.init(jax.random.key(0), assets, apart)
+
+  def loss(params, batch):
+    out = system.loss(params, assets, batch, jax.random.key(1))
+    return out.sum, out.weight
+
+  run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (total, weight), grad = run(params, shared)
+  (wanted, count), wanted_grad = run(params, apart)
+  assert weight == count == 3 * (lengths - 1).sum()
+  np.testing.assert_allclose(total, wanted, rtol=1e-5)
+  chex.assert_trees_all_close(grad, wanted_grad, atol=1e-4)
+
+
+def test_a_row_of_several_users_has_no_user_token():
+  batch = packed_batch() | {"segment": jnp.ones((3, T), jnp.int32)}
+  system, assets = tiger.make(CFG), tiger.assets(CFG, codes())
+  params = system.init(jax.random.key(0), assets, batch)
+  with pytest.raises(ValueError, match="set user_buckets=0"):
+    system.loss(params, assets, batch, jax.random.key(1))
 
 
 def test_the_score_of_a_target_is_what_the_loss_says(causal):

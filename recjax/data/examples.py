@@ -86,6 +86,37 @@ def sequences(x: Interactions, max_len: int, *, stride: int | None = None) -> Ex
   )
 
 
+def rows(x: Interactions, max_len: int, *, seed: int = 0) -> Examples:
+  """The `sequences` of all events, several to a row of `max_len`; `segment` counts them from 1.
+
+  Nearly nothing is padded, and batches of one width hold histories of every length. For systems
+  that read `segment`; `user` is that of a row's first history.
+  """
+  found = sequences(x, max_len, stride=max_len)
+  history, following = found.left["history"], found.left["next"]
+  length = history.lengths
+  order = np.random.default_rng(seed).permutation(len(found))
+  order = order[np.argsort(-length[order], kind="stable")]
+  row = _filled(length[order], max_len)
+  by_row = np.argsort(row, kind="stable")
+  order, row = order[by_row], row[by_row]
+  first = np.flatnonzero(np.diff(row, prepend=-1))  # of each row, its first history
+  nth = np.arange(len(row)) - np.repeat(first, np.diff(np.append(first, len(row))))
+  count = length[order]
+  within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+  stop = np.cumsum(count)[np.append(first[1:], len(row)) - 1]
+  start = np.append(0, stop[:-1])
+  columns = {
+    "history": history.values[np.repeat(history.start[order], count) + within],
+    "next": following.values[np.repeat(following.start[order], count) + within],
+    "segment": np.repeat(1 + nth, count).astype(np.int32),
+  }
+  return Examples(
+    {"user": found.dense["user"][order[first]]},
+    {name: Ragged(values, start, stop) for name, values in columns.items()},
+  )
+
+
 def prefixes(x: Interactions) -> Examples:
   """One example an event but a user's first: `history`, all before it, and `target`."""
   start, _ = prepare.bounds(x)
@@ -138,3 +169,17 @@ def _users(x: Interactions) -> tuple[np.ndarray, np.ndarray]:
   prepare.check_ordered(x)
   first = np.flatnonzero(np.diff(x.user, prepend=-1))
   return first, np.append(first[1:], len(x))
+
+
+def _filled(lengths: np.ndarray, room: int) -> np.ndarray:
+  """The row of each of these descending lengths: the fullest that has room, else a new one."""
+  open_rows: list[list[int]] = [[] for _ in range(room + 1)]  # by the room that is left
+  row, count = np.empty(len(lengths), np.int64), 0
+  for at, length in enumerate(lengths.tolist()):
+    left = next((r for r in range(length, room + 1) if open_rows[r]), None)
+    if left is None:
+      row[at], left, count = count, room, count + 1
+    else:
+      row[at] = open_rows[left].pop()
+    open_rows[left - length].append(row[at])
+  return row

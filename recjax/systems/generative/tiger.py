@@ -9,7 +9,8 @@ batch with `next` is packed: every place of a history is learned in one pass, at
 targets a second. For that the encoder must be item-causal (an item's tokens see each other and
 what came before) and each target's decoder sees its own tokens and the items up to its place.
 An item-causal model gives the same loss and gradient packed or not; the paper's, whose encoder
-looks both ways, cannot be packed.
+looks both ways, cannot be packed. With `segment` a packed row holds several histories, none of
+which sees another.
 
 Unlike the paper: one dropout rate; the user token is `user` modulo the buckets. T5's decoder is
 not told where in the source a token stands, and an item-causal encoder cannot tell which item is
@@ -29,11 +30,12 @@ import numpy as np
 
 from recjax import losses
 from recjax.decode import beam, exact, trie
-from recjax.nn import t5
+from recjax.nn import attention, t5
 from recjax.types import PAD, Array, Loss, System
 
 START = PAD  # the decoder's first input, as in T5
 SOFTMAXES = ("vocabulary", "level", "children")
+SEGMENTS = True  # rows of several histories are kept apart: `examples.rows`
 SERVED = ("tokens", "trie")  # what answers read of the assets; training may read more
 
 
@@ -178,6 +180,10 @@ def make(cfg: Config) -> System:
     seen = mask[:, None, None, :]
     if cfg.item_causal:
       seen = seen & (item[None, :] <= item[:, None])[None, None]
+    if "segment" in batch:
+      if cfg.user_buckets:
+        raise ValueError("rows of several histories have no user token: set user_buckets=0")
+      seen = seen & attention.same_segment(*[jnp.repeat(batch["segment"], length, axis=1)] * 2)
     return t5.encode(params, cfg.t5, tokens, mask=seen, places=place, key=key), mask, item
 
   def init(key, assets, batch):
@@ -209,6 +215,8 @@ def make(cfg: Config) -> System:
     # Target n stands after item n: it sees the items up to there, and its own tokens.
     within = (block[None, :] == block[:, None])[None, None]
     upto = (item[None, :] <= 1 + block[:, None])[None, None] if packed else True
+    if "segment" in batch:
+      upto = upto & attention.same_segment(*[jnp.repeat(batch["segment"], length, axis=1)] * 2)
     logits = t5.decode(
       params,
       cfg.t5,
