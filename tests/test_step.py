@@ -233,3 +233,5 @@ def test_a_mesh_or_a_table_that_does_not_fit_is_named():
   grid = mesh.make_mesh(model=8)
   with pytest.raises(ValueError, match=r"items of shape \(9, 4\) does not split 8 ways.*Pad"):
     mesh.shardings({"items": jnp.zeros((9, 4))}, grid, [("items", P("model"))])
+  with pytest.raises(ValueError, match="a batch of 73 does not split over 8 devices"):
+    mesh.put_batch({"history": np.zeros((73, 20))}, mesh.make_mesh())

@@ -78,6 +78,11 @@ def put_batch(
   """This process's rows of the batch -> arrays over the mesh."""
   sharding = batch_sharding(mesh, stacked=stacked)
   if jax.process_count() == 1:
+    shards = math.prod(mesh.shape[axis] for axis in BATCH)
+    rows = {np.shape(column)[int(stacked)] for column in batch.values()}
+    odd = [count for count in rows if count % shards]
+    if odd:
+      raise ValueError(f"a batch of {odd[0]} does not split over {shards} devices: take a multiple")
     return jax.device_put(dict(batch), sharding)
   return {
     name: jax.make_array_from_process_local_data(sharding, column) for name, column in batch.items()
