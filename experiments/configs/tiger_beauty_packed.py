@@ -22,9 +22,9 @@ def get_config():
   return settings.config(
     system="tiger",
     task="next_item",
-    examples="sequences",
+    examples="rows",
     seeds=(0,),
-    batch_size=256,
+    batch_size=72,  # rows, some 260 histories
     data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=20, buckets=(5, 10)),
     text=settings.Text(template="{title} {categories}", dim=384),
     # Three codes an item: collisions are dealt out within the last level.
