@@ -69,15 +69,20 @@ def unpacked(batch):
   return {k: jnp.asarray(v) for k, v in columns.items()}
 
 
-def test_the_packed_loss_and_gradient_are_those_of_all_prefixes(causal):
-  (system, assets), batch = causal, packed_batch()
-  params = system.init(jax.random.key(0), assets, batch)
+def graded(system, assets):
+  """(params, batch) -> ((the loss's sum, its weight), the gradient)."""
 
   def loss(params, batch):
     out = system.loss(params, assets, batch, jax.random.key(1))
     return out.sum, out.weight
 
-  run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def test_the_packed_loss_and_gradient_are_those_of_all_prefixes(causal):
+  (system, assets), batch = causal, packed_batch()
+  params = system.init(jax.random.key(0), assets, batch)
+  run = graded(system, assets)
   (total, weight), grad = run(params, batch)
   (wanted, count), wanted_grad = run(params, unpacked(batch))
   assert weight == count == 3 * (2 + 4)
@@ -105,12 +110,7 @@ def test_histories_that_share_a_row_do_not_see_each_other(softmax):
   )
   assert len(shared["next"]) < len(apart["next"]) and shared["segment"].max() > 1
   params = system.init(jax.random.key(0), assets, apart)
-
-  def loss(params, batch):
-    out = system.loss(params, assets, batch, jax.random.key(1))
-    return out.sum, out.weight
-
-  run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  run = graded(system, assets)
   (total, weight), grad = run(params, shared)
   (wanted, count), wanted_grad = run(params, apart)
   assert weight == count == 3 * (lengths - 1).sum()

@@ -165,6 +165,15 @@ def make(cfg: Config) -> System:
   length = len(cfg.levels)
   first_user = 1 + sum(cfg.levels)
 
+  def same_history(batch):
+    """[B, 1, S, S] which tokens are of one history, where a row holds several."""
+    if "segment" not in batch:
+      return True
+    if cfg.user_buckets:
+      raise ValueError("rows of several histories have no user token: set user_buckets=0")
+    of = jnp.repeat(batch["segment"], length, axis=1)
+    return attention.same_segment(of, of)
+
   def encode(params, assets, batch, key=None):
     """States [B, S, D], which are real [B, S], and of each its item [S]: 0 the user, 1 to T."""
     history = batch["history"]
@@ -180,10 +189,7 @@ def make(cfg: Config) -> System:
     seen = mask[:, None, None, :]
     if cfg.item_causal:
       seen = seen & (item[None, :] <= item[:, None])[None, None]
-    if "segment" in batch:
-      if cfg.user_buckets:
-        raise ValueError("rows of several histories have no user token: set user_buckets=0")
-      seen = seen & attention.same_segment(*[jnp.repeat(batch["segment"], length, axis=1)] * 2)
+    seen = seen & same_history(batch)
     return t5.encode(params, cfg.t5, tokens, mask=seen, places=place, key=key), mask, item
 
   def init(key, assets, batch):
@@ -215,8 +221,7 @@ def make(cfg: Config) -> System:
     # Target n stands after item n: it sees the items up to there, and its own tokens.
     within = (block[None, :] == block[:, None])[None, None]
     upto = (item[None, :] <= 1 + block[:, None])[None, None] if packed else True
-    if "segment" in batch:
-      upto = upto & attention.same_segment(*[jnp.repeat(batch["segment"], length, axis=1)] * 2)
+    upto = upto & same_history(batch)
     logits = t5.decode(
       params,
       cfg.t5,
