@@ -11,7 +11,7 @@ from experiments import launch  # before all others
 import importlib
 import pkgutil
 
-from absl import app, flags
+from absl import flags
 
 from experiments import benchmarks
 from experiments.benchmarks import timing
@@ -22,8 +22,7 @@ SUITES = sorted(
 _SUITE = flags.DEFINE_multi_enum("suite", [], SUITES, "What to measure; may be repeated.")
 
 
-def main(argv):
-  del argv
+def main():
   launch.prepare(devices=1)
   for name in _SUITE.value or SUITES:
     for figure in importlib.import_module(f"experiments.benchmarks.{name}").figures():
@@ -31,4 +30,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launch.start(main)

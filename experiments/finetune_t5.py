@@ -17,7 +17,6 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import pairs
-from recjax.data.errors import DataError
 
 _DEFAULTS = pathlib.Path(__file__).parent / "configs" / "t5_pairs.py"
 
@@ -31,17 +30,13 @@ _VOCAB = flags.DEFINE_string("vocab", "", "A SentencePiece .model; by default th
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run goes on where it was.")
 
 
-def main(argv):
-  del argv
+def main():
   if not _MODEL.value and not _VOCAB.value:
     raise app.UsageError("give --model, or --vocab for a model from scratch")
   launch.prepare(devices=math.gcd(_CONFIG.value.pairs.batch_size, 2))
   files = {name: flag.value for name, flag in _FILES.items()}
   workdir = pathlib.Path(_WORKDIR.value)
-  try:
-    metrics = pairs.run(_CONFIG.value, files, workdir, model=_MODEL.value, vocabulary=_VOCAB.value)
-  except DataError as error:
-    raise app.UsageError(str(error)) from None
+  metrics = pairs.run(_CONFIG.value, files, workdir, model=_MODEL.value, vocabulary=_VOCAB.value)
   for name, value in metrics.items():
     print(f"{name:16}{value:10.4f}")
   print(f"\nAll answers are in {workdir / 'predictions.jsonl'}." if metrics else "\nStopped early.")
@@ -49,4 +44,4 @@ def main(argv):
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["train", "valid", "test", "workdir"])
-  app.run(main)
+  launch.start(main)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 
 from recjax.train import allocator
 
@@ -30,3 +31,23 @@ def prepare(*, devices: int = 2) -> None:
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells a page a checkpoint
   for name in ("recjax", "experiments"):
     logging.getLogger(name).setLevel(logging.INFO)
+
+
+def start(main: Callable[[], None]) -> None:
+  """A script's `main` after its flags are read; what is no flag is an error, not left aside.
+
+  Of an error in files, which says what to do, the message is all that is printed.
+  """
+  from absl import app
+
+  from recjax.data.errors import DataError
+
+  def checked(argv: list[str]) -> None:
+    if argv[1:]:
+      raise app.UsageError(f"no such argument: {' '.join(argv[1:])}; options are --NAME=VALUE")
+    try:
+      main()
+    except DataError as error:
+      raise SystemExit(str(error)) from None
+
+  app.run(checked)

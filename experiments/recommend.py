@@ -4,12 +4,12 @@ Prints the items to show next, best first: score, raw id, title. `items.jsonl` i
 `recommender/` lists the ids that a history is made of.
 """
 
-from __future__ import annotations
+from experiments import launch  # before all others
 
-from absl import app, flags
+# isort: split
+from absl import flags
 from absl import logging as absl_logging
 
-from recjax.data.errors import DataError
 from recjax.recommender import Recommender
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
@@ -18,18 +18,13 @@ _K = flags.DEFINE_integer("k", 10, "How many items.", lower_bound=1)
 _USER = flags.DEFINE_string("user", None, "The raw id of a user of the training, if it is one.")
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main():
   absl_logging.set_verbosity(absl_logging.WARNING)  # JAX tells which backends are not there
-  try:
-    held = Recommender.load(_WORKDIR.value)
-    ids, scores, titles = held.recommend([_HISTORY.value], _K.value, users=[_USER.value])
-  except DataError as error:
-    raise SystemExit(str(error)) from None
+  held = Recommender.load(_WORKDIR.value)
+  ids, scores, titles = held.recommend([_HISTORY.value], _K.value, users=[_USER.value])
   for item, score, title in zip(ids[0], scores[0], titles[0], strict=True):
     print(f"{score:10.4f}  {item}  {title}")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launch.start(main)

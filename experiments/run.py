@@ -15,12 +15,12 @@ from experiments import pipeline
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run goes on where it was.")
-_RECORD = flags.DEFINE_string("record", None, "A folder to keep the results in, as CONFIG.json.")
+_RECORD = flags.DEFINE_string("record", None, "A folder to keep the results in, as NAME.json.")
+_NAME = flags.DEFINE_string("name", None, "Of the results, where it is not the config's.")
 _MODE = flags.DEFINE_enum("mode", "all", pipeline.MODES, "Which stage to run, and those before.")
 
 
-def main(argv):
-  del argv
+def main():
   launch.prepare()
   if _MODE.value == "help":
     print(pipeline.describe(_CONFIG.value))
@@ -31,11 +31,11 @@ def main(argv):
     _CONFIG.value,
     pathlib.Path(_WORKDIR.value),
     _MODE.value,
-    name=pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem,
+    name=_NAME.value or pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem,
     record=pathlib.Path(_RECORD.value) if _RECORD.value else None,
   )
 
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  app.run(main)
+  launch.start(main)

@@ -19,7 +19,7 @@ import pathlib
 import time
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments import results, settings, sources
 from recjax.data.interactions import Catalog
@@ -43,9 +43,7 @@ _RECORD = flags.DEFINE_string("record", None, "A file for the results.")
 LEVELS = 3  # collisions are compared before a further level
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main():
   launch.prepare(devices=1)
   workdir = pathlib.Path(_WORKDIR.value)
   raw = sources.read(settings.Data(source="sequences", path=_PATH.value), workdir)
@@ -125,4 +123,4 @@ def _row(codes: np.ndarray, category, x, made=None) -> dict:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launch.start(main)

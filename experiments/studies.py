@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import assembly, pipeline, results, settings, sources
@@ -250,8 +250,7 @@ def check_ended(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
 STUDIES = {"beam": beam, "diversity": diversity, "cold": cold}
 
 
-def main(argv):
-  del argv
+def main():
   launch.prepare()
   workdir = pathlib.Path(_WORKDIR.value)
   check_config(_CONFIG.value, workdir)
@@ -277,4 +276,4 @@ def main(argv):
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  launch.start(main)
