@@ -19,12 +19,24 @@ from recjax.text import instances
 T = TypeVar("T")
 
 
+def _named(*same: str, **others: str) -> Any:
+  return dataclasses.field(default_factory=lambda: {**{name: name for name in same}, **others})
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
   """Raw files -> ordered events of users and items."""
 
   source: str = "synthetic"  # a name in experiments/sources.py
   path: str = ""  # of the raw files; where relative, also below RECJAX_DATA
+  items: str = ""  # the file of what is known of items, of tables and reviews
+  # Of source tables, field -> column; but for user, item and id one may be absent, or "".
+  columns: Mapping[str, str] = _named("user", "item", "rating", "timestamp")
+  item_columns: Mapping[str, str] = _named("title", "brand", "categories", "description", id="item")
+  on_error: str = "raise"  # at a malformed place of tables and reviews; skip: left out, counted
+  undescribed: bool = False  # items that users met and the catalogue lacks are kept, titled by id
+  unmet: bool = True  # items of the catalogue that nobody met are items too, if there is no core
+  repeats: str = "keep"  # what a user meets again: keep, or first: only the first time counts
   size: str = "small"  # of synthetic data: tiny, small
   user_core: int = 0  # fewest events a user, k-core
   item_core: int = 0  # fewest events an item

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,18 @@ from experiments.settings import Data
 from recjax.data import interactions, prepare, splits, synthetic, synthetic_oracle
 from recjax.data.errors import DataError
 from recjax.data.interactions import Catalog, Impressions, Interactions, Links
-from recjax.data.readers import amazon, edges, movielens, recbole, sequences, share_ids, tables
+from recjax.data.readers import (
+  amazon,
+  edges,
+  movielens,
+  recbole,
+  sequences,
+  share_ids,
+  steam,
+  tables,
+  yelp,
+)
+from recjax.data.readers.files import suffix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,31 +49,59 @@ _SIZES = {"tiny": synthetic.TINY, "small": synthetic.SMALL}
 def read(cfg: Data, workdir: pathlib.Path) -> Raw:
   """Ordered, filtered events, and the catalogue in the order of their items.
 
-  Items that nobody met are kept behind the others: they can be recommended too. A relative path
-  that is not there is looked for in the folder that RECJAX_DATA names.
+  Items that nobody met stand behind the others. A relative path that is not there is looked for in
+  the folder that RECJAX_DATA names.
   """
-  if cfg.source not in SOURCES:
-    raise ValueError(f"no data source {cfg.source!r}; there is {', '.join(SOURCES)}")
+  _check(cfg)
   raw = SOURCES[cfg.source](cfg, path_of(cfg.path), workdir)
-  x = raw.interactions
+  x, core = raw.interactions, bool(cfg.user_core or cfg.item_core)
   if raw.split is None:
-    if cfg.user_core or cfg.item_core:
+    ties = _ties(cfg.ties)
+    if cfg.repeats == "first":
+      x = prepare.deduplicate(prepare.order(x, ties=ties))
+    if core:
       x = prepare.k_core(x, user=cfg.user_core, item=cfg.item_core)
-    x = prepare.order(prepare.reindex(x), ties=_ties(cfg.ties))
-  elif cfg.user_core or cfg.item_core:
-    raise ValueError("data that comes as train and test is filtered already: no k-core of it")
+    x = prepare.order(prepare.reindex(x), ties=ties)
+  elif core or cfg.repeats != "keep":
+    raise ValueError("data that comes as train and test is filtered already: no core, no repeats")
   if raw.catalog is None:
     return dataclasses.replace(raw, interactions=x, catalog=Catalog(x.items, {"title": x.items}))
-  lost = interactions.missing(raw.catalog, x.items)
-  if lost:
-    raise DataError(
-      f"{lost} items that users met are not in the catalogue",
-      remedy="Complete the catalogue, or drop those items' events.",
-    )
-  if raw.split is None:
-    unmet = raw.catalog.ids[1:][~np.isin(raw.catalog.ids[1:], x.items)]
+  catalog = raw.catalog
+  if raw.split is None and cfg.unmet and not core:
+    unmet = catalog.ids[1:][~np.isin(catalog.ids[1:], x.items)]
     x = dataclasses.replace(x, items=np.concatenate([x.items, unmet]))
-  return dataclasses.replace(raw, interactions=x, catalog=interactions.align(raw.catalog, x.items))
+  known = np.isin(x.items, catalog.ids)
+  catalog = interactions.align(catalog, x.items)
+  if not known.all():
+    catalog = _titled_by_id(catalog, known, cfg.undescribed)
+  return dataclasses.replace(raw, interactions=x, catalog=catalog)
+
+
+def _check(cfg: Data) -> None:
+  """Values that no source could use, and those that this one would not read."""
+  if cfg.source not in SOURCES:
+    raise ValueError(f"no data source {cfg.source!r}; there is {', '.join(SOURCES)}")
+  if cfg.repeats not in ("keep", "first"):
+    raise ValueError(f"data.repeats is keep or first, not {cfg.repeats!r}")
+  ours, fixed = Data(), {"columns": ("tables",), "item_columns": ("tables",)}
+  fixed |= {name: ("tables", *_REVIEWS) for name in ("items", "on_error")}
+  for name, sources in fixed.items():
+    if cfg.source not in sources and getattr(cfg, name) != getattr(ours, name):
+      raise ValueError(f"data.{name} is of {', '.join(sources)}; {cfg.source!r} does not read it")
+
+
+def _titled_by_id(catalog: Catalog, known: np.ndarray, allowed: bool) -> Catalog:
+  """Where items are unknown to the catalogue, and that is allowed, their ids are their titles."""
+  lost = catalog.ids[~known]
+  if not allowed:
+    raise DataError(
+      f"{len(lost):,} items that users met are not in the catalogue: {', '.join(lost[:3])} ...",
+      remedy="Complete it, or keep them, titled by their ids: --config.data.undescribed=True.",
+    )
+  titles = catalog.fields.get("title", np.full(len(known), "", lost.dtype))
+  return dataclasses.replace(
+    catalog, fields={**catalog.fields, "title": np.where(known, titles, catalog.ids)}
+  )
 
 
 def _synthetic(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
@@ -87,16 +126,63 @@ def _synthetic(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
 
 
 def _tables(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
-  """A folder of interactions.csv and items.jsonl."""
-  events = ("user", "item", "rating", "timestamp")
-  x = tables.interactions(path / "interactions.csv", {name: name for name in events})
-  fields = {"id": "item", "title": "title", "brand": "brand", "categories": "categories"}
-  return Raw(x, tables.catalog(path / "items.jsonl", fields, lists=["categories"]))
+  """A table of events and, where there is one, a table of items.
+
+  `path` is the file of events, or a folder of `interactions` and `items`, each .csv, .tsv, .jsonl
+  or .parquet, compressed or not.
+  """
+  items = path_of(cfg.items) if cfg.items else None
+  if path.is_dir():
+    items, path = items or _table(path, "items"), _table(path, "interactions") or path
+  if path.is_dir():
+    raise DataError("no table of events", path=path / "interactions.csv", remedy="Or .jsonl ...")
+  columns = _columns(path, cfg.columns, Data().columns, ("user", "item"))
+  x = tables.interactions(path, columns, on_error=cfg.on_error)
+  if items is None:
+    return Raw(x)
+  columns = _columns(items, cfg.item_columns, Data().item_columns, ("id",))
+  lists = ["categories"] if "categories" in columns else []
+  return Raw(x, tables.catalog(items, columns, lists=lists, on_error=cfg.on_error))
 
 
-def _reviews(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
-  """Amazon reviews of any edition: stars, text and summary."""
-  return Raw(amazon.reviews(path))
+def _table(folder: pathlib.Path, stem: str) -> pathlib.Path | None:
+  """The one table of this name, if there is any."""
+  found = [p for p in sorted(folder.glob(f"{stem}.*")) if suffix(p) in tables.EXTENSIONS]
+  if len(found) > 1:
+    raise DataError(
+      f"{len(found)} tables are named {stem}: {', '.join(p.name for p in found)}",
+      path=folder,
+      remedy="Leave one of them there.",
+    )
+  return found[0] if found else None
+
+
+def _columns(
+  path: pathlib.Path, given: Mapping[str, str], usual: Mapping[str, str], needed: Sequence[str]
+) -> dict[str, str]:
+  """Field -> column. One of a usual name that the table does not have is left out, if it may be."""
+  there = tables.names(path)
+  for name in needed:
+    if given[name] not in there:
+      part = "item_columns" if "id" in needed else "columns"
+      raise DataError(
+        f"there is no column {given[name]!r}",
+        path=path,
+        remedy=f"Say which of {', '.join(there)} it is: --config.data.{part}.{name}=...",
+      )
+  optional = {name for name, at in given.items() if name not in needed and at == usual[name]}
+  return {name: at for name, at in given.items() if at and (at in there or name not in optional)}
+
+
+def _reviewed(reviews: Callable, described: Callable) -> Source:
+  """A file of reviews, and the one of what they are about that `items` names."""
+
+  def read(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
+    x = reviews(path, on_error=cfg.on_error)
+    items = described(path_of(cfg.items), on_error=cfg.on_error) if cfg.items else None
+    return Raw(x, items)
+
+  return read
 
 
 def _sequences(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
@@ -136,10 +222,12 @@ def _ciao(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
 
 
 def _recbole(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
-  """A folder NAME with NAME.inter and NAME.item."""
-  inter, item = (path / f"{path.name}.{part}.gz" for part in ("inter", "item"))
+  """A folder NAME with NAME.inter and, where items are described, NAME.item."""
+  x = recbole.interactions(_one_of(path, f"{path.name}.inter"))
+  if not any(path.glob(f"{path.name}.item*")):
+    return Raw(x)
   titles = {"title": "movie_title", "categories": "class"} if "ml-" in path.name else {}
-  return Raw(recbole.interactions(inter), recbole.catalog(item, **titles))
+  return Raw(x, recbole.catalog(_one_of(path, f"{path.name}.item"), **titles))
 
 
 def _movielens(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
@@ -182,6 +270,11 @@ def category(catalog: Catalog, depth: int = 1) -> np.ndarray:
   return np.array([path[depth] if len(path) > depth else "" for path in catalog["categories"]])
 
 
+_REVIEWS: dict[str, Source] = {
+  "reviews": _reviewed(amazon.reviews, amazon.metadata),  # of Amazon, any edition
+  "steam": _reviewed(steam.reviews, steam.games),
+  "yelp": _reviewed(yelp.reviews, yelp.businesses),
+}
 SOURCES: dict[str, Source] = {
   "ciao": _ciao,
   "gowalla": _gowalla,
@@ -189,10 +282,10 @@ SOURCES: dict[str, Source] = {
   "movielens": _movielens,
   "ncf": _ncf,
   "recbole": _recbole,
-  "reviews": _reviews,
   "sequences": _sequences,
   "synthetic": _synthetic,
   "tables": _tables,
+  **_REVIEWS,
 }
 
 

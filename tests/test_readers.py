@@ -1,6 +1,7 @@
 """Readers: files, tables, and every kind of bad input, named by file and line."""
 
 import csv
+import datetime
 import io
 import json
 import math
@@ -181,6 +182,28 @@ def test_json_lines_and_parquet_read_as_csv_does(write, tmp_path):
     assert x.text.tolist() == ["böse", ""]
 
 
+def test_dates_are_seconds_in_every_format(write, tmp_path):
+  dates = ["1970-01-02", "1970-01-02T01:00:00.9+01:00", "1970-01-01 00:00:07"]
+  records = [{"user": "u", "item": "a", "timestamp": date} for date in dates]
+  typed = [datetime.datetime.fromisoformat(date) for date in dates[::2]]
+  rows = [{"user": "u", "item": "a", "timestamp": date} for date in typed]
+  parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
+  at = {name: name for name in records[0]}
+  csv = "user,item,timestamp\n" + "".join(f"u,a,{date}\n" for date in dates)
+  for path in (write("r.jsonl", "\n".join(map(json.dumps, records))), write("r.csv", csv)):
+    assert readers.tables.interactions(path, at).timestamp.tolist() == [86400, 86400, 7]
+  assert readers.tables.interactions(tmp_path / "d.parquet", at).timestamp.tolist() == [86400, 7]
+
+
+def test_the_names_of_a_tables_columns_are_told(write, tmp_path):
+  parquet.write_table(pa.table({"user": ["u"], "item": ["a"]}), tmp_path / "r.parquet")
+  lines = write("r.jsonl.gz", '{"user": "u"}\n{"item": "a"}')
+  for path in (lines, tmp_path / "r.parquet", write("r.tsv", "user\titem\nu\ta")):
+    assert readers.tables.names(path) == ["user", "item"]
+  with pytest.raises(DataError, match="cannot be told from the extension '.dat'"):
+    readers.tables.names(write("r.dat", "user"))
+
+
 words = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\t\0"), max_size=6)
 ids = words.filter(lambda s: s.strip())
 singles = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -289,6 +312,8 @@ GOOD = "u,a,5,1\n"
     ("u,a,1_0,1\n", "rating '1_0' is not a number"),
     ("u,a,5,1.5\n", "timestamp '1.5' is not a whole number"),
     ("u,a,5,9223372036854775808\n", "timestamp '9223372036854775808' is out of range"),
+    ("u,a,5,2020-01-02\n", "timestamp '2020-01-02' stands among numbers"),
+    ("u,a,5,2/1/2020\n", "timestamp '2/1/2020' is not a number"),
     (",a,5,1\n", "the user id is empty"),
     ("u, ,5,1\n", "the item id is empty"),
     ('u,"a"b,5,1,\n', "5 fields, 4 expected"),

@@ -24,6 +24,7 @@ from recjax.data.readers.columns import (
   Known,
   Numbered,
   Texts,
+  Times,
   Tuples,
 )
 from recjax.types import PAD
@@ -33,7 +34,8 @@ _IDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
 
 def type_of(kind: Kind) -> pa.DataType:
   """What a column of this kind is parsed as."""
-  return {Floats: pa.float64(), Known: pa.float64(), Ints: pa.int64()}.get(kind, pa.string())
+  numbers = {Floats: pa.float64(), Known: pa.float64(), Ints: pa.int64(), Times: pa.int64()}
+  return numbers.get(kind, pa.string())
 
 
 class Blocks:
@@ -68,7 +70,7 @@ def _part(column: pa.Array, kind: Kind) -> pa.Array | np.ndarray:
     raise DataError("a number is none")
   if column.null_count and kind is not Known:
     raise DataError("a number is missing")
-  if kind is Ints:
+  if issubclass(kind, Ints):
     return column.cast(pa.int64()).to_numpy(zero_copy_only=False)
   values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # null becomes NaN
   with np.errstate(over="ignore"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,9 +15,11 @@ from recjax.data.errors import DataError, Skipped
 from recjax.data.interactions import Catalog, Impressions, Interactions, strings
 from recjax.data.ragged import Ragged
 from recjax.data.readers.files import Lines, Path, shown
+from recjax.data.readers.values import seconds
 from recjax.types import PAD
 
 _FLOAT32 = float(np.finfo(np.float32).max)
+_DATE = re.compile(r"\d{4}-\d\d")
 _CHUNK = 1 << 16  # texts held as Python strings at any time
 
 
@@ -119,6 +123,23 @@ class Ints:
 
   def finish(self) -> np.ndarray:
     return _flat(self.values, np.int64)
+
+
+class Times(Ints):
+  """Int64: numbers as they are, dates as seconds since 1970. A column holds one or the other."""
+
+  dated: bool | None = None
+
+  def check(self, value: Any) -> int:
+    dated = isinstance(value, datetime.date) or (
+      isinstance(value, str) and _DATE.match(value) is not None
+    )
+    if self.dated not in (None, dated):
+      there = "numbers" if dated else "dates"
+      raise DataError(f"{self.name} {shown(value)} stands among {there}")
+    number = seconds(value) if dated else super().check(value)
+    self.dated = dated
+    return number
 
 
 class Texts:

@@ -65,6 +65,12 @@ def read(
   return Table(table.finish(), source.finish())
 
 
+def header(path: Path, delimiter: str) -> list[str]:
+  """The fields of the first line."""
+  _, names = next(_Records(Lines(path), delimiter), (0, []))
+  return names
+
+
 def _places(
   path: Path, columns: Mapping[str, str | int], names: Sequence[str], header: bool, line: int
 ) -> list[int]:

@@ -9,6 +9,8 @@ category path). Raw ids are text: "007" stays "007".
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,13 +25,13 @@ from recjax.data.readers.columns import (
   Columns,
   Floats,
   Ids,
-  Ints,
   Keys,
   Kind,
   Known,
   Lists,
   Table,
   Texts,
+  Times,
   field,
   read_lines,
   to_catalog,
@@ -42,9 +44,10 @@ EVENT: Mapping[str, Kind] = {
   "item": Ids,
   "behavior": Ids,
   "rating": Floats,
-  "timestamp": Ints,
+  "timestamp": Times,
 }
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+EXTENSIONS = (*_DELIMITERS, ".jsonl", ".json", ".parquet")
 
 
 def interactions(
@@ -139,11 +142,30 @@ def read(
     return _jsonl(path, columns, kinds, on_error, encodings)
   if form == ".parquet":
     return _parquet(path, columns, kinds, on_error)
-  raise DataError(
+  raise _unknown(path, form)
+
+
+def _unknown(path: Path, form: str) -> DataError:
+  return DataError(
     f"a table cannot be told from the extension {form!r}",
     path=path,
     remedy='Pass delimiter=",", or name it .csv, .tsv, .jsonl or .parquet.',
   )
+
+
+def names(path: Path, *, delimiter: str | None = None) -> list[str]:
+  """What a table's columns are called; of JSON lines the fields of the first thousand records."""
+  form = suffix(path)
+  delimiter = delimiter or _DELIMITERS.get(form)
+  if delimiter:
+    return delimited.header(path, delimiter)
+  if form == ".parquet":
+    with _parquet_file(path) as file:
+      return file.schema_arrow.names
+  if form not in (".jsonl", ".json"):
+    raise _unknown(path, form)
+  records = itertools.islice(Lines(path).parsed(json_object), 1000)
+  return list(dict.fromkeys(name for record in records for name in record))
 
 
 def _require(columns: Mapping[str, str | int], *names: str) -> None:
@@ -171,9 +193,7 @@ def _jsonl(path, columns, kinds, on_error: str, encodings) -> Table:
 def _parquet(path, columns, kinds, on_error: str) -> Table:
   """Block by block; row by row where a block holds something to be refused."""
   source = Lines(path, on_error)
-  open_bytes(path).close()  # a missing file is said in our words
-  try:
-    file = parquet.ParquetFile(os.fspath(path))
+  with _parquet_file(path) as file:
     there = file.schema_arrow.names
     for at in columns.values():
       if at not in there:
@@ -194,9 +214,18 @@ def _parquet(path, columns, kinds, on_error: str) -> Table:
         else:
           table.append(checked)
           source.records += 1
+  return Table(table.finish(), source.finish())
+
+
+@contextlib.contextmanager
+def _parquet_file(path: Path) -> Iterator[parquet.ParquetFile]:
+  """The open file; what is none, or breaks off, is said in our words."""
+  open_bytes(path).close()
+  try:
+    with parquet.ParquetFile(os.fspath(path)) as file:
+      yield file
   except (pa.ArrowException, OSError) as error:
     raise DataError(f"not a parquet file ({error})", path=path, remedy="Get it again.") from error
-  return Table(table.finish(), source.finish())
 
 
 def _rows(file: parquet.ParquetFile, names: list[str]) -> Iterator[tuple]:

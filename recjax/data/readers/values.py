@@ -16,12 +16,13 @@ _PRICE = re.compile(r"\$?\s*(\d[\d,]*\.?\d*|\.\d+)")
 
 
 def seconds(date: Any) -> int:
-  """Seconds since 1970 of "2017-12-17" or "2018-07-07 22:09:11", read as UTC."""
+  """Seconds since 1970 of "2017-12-17" or "2018-07-07 22:09:11", UTC where no zone is named."""
   try:
-    parsed = datetime.datetime.fromisoformat(date)
-  except (TypeError, ValueError) as error:
+    parsed = datetime.datetime.fromisoformat(date if isinstance(date, str) else date.isoformat())
+  except (AttributeError, ValueError) as error:
     raise DataError(f"date {shown(date)} is not of the form 2018-07-07 22:09:11") from error
-  return int(parsed.replace(tzinfo=datetime.UTC).timestamp())
+  zone = parsed.tzinfo or datetime.UTC
+  return math.floor(parsed.replace(tzinfo=zone).timestamp())
 
 
 def plain(text: Any) -> Any:
