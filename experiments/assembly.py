@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import ml_collections
 import numpy as np
 
 from experiments import language, settings, sources
+from recjax.data.errors import DataError
 from recjax.data.interactions import Interactions
 from recjax.semid import artefact
 from recjax.systems import SYSTEMS
@@ -38,13 +40,16 @@ class Built(NamedTuple):
 
 def build(name: str, section: ml_collections.ConfigDict | None, of: Ingredients) -> Built:
   """The system `name`, sized by the data; without a section, with its defaults."""
-  if name not in SYSTEMS:
-    raise ValueError(f"no system {name!r}; there is {', '.join(sorted(SYSTEMS))}")
-  module = SYSTEMS[name]
+  module = _module(name)
   section = ml_collections.ConfigDict() if section is None else section
-  from_data, make_assets = _MADE.get(name, (_sizes, None))
-  fields = {f for f in module.Config.__dataclass_fields__}
-  sizes = {field: value for field, value in from_data(of).items() if field in fields}
+  size, make_assets = _MADE.get(name, (_sizes, None))
+  fields = module.Config.__dataclass_fields__
+  sizes = {field: value for field, value in size(of).items() if field in fields}
+  for field in _from_data(name).intersection(sizes, section):
+    if section[field] not in (fields[field].default, sizes[field]):
+      raise ValueError(
+        f"model.{field} is {section[field]}, and the data gives {sizes[field]}: leave it out"
+      )
   cfg = settings.build(module.Config, section, **sizes)
   assets = () if make_assets is None else make_assets(module, cfg, of)
   pretrain = module.make_pretrain(cfg) if hasattr(module, "make_pretrain") else None
@@ -52,12 +57,46 @@ def build(name: str, section: ml_collections.ConfigDict | None, of: Ingredients)
   return Built(module.make(cfg), assets, cfg, pretrain, getattr(module, "SHARED", None), rater)
 
 
+def chosen(name: str, section: Mapping[str, Any] | None) -> dict[str, Any]:
+  """What a section says of the system `name` by choice: without what the data gives."""
+  given = _from_data(name)
+  return {field: value for field, value in (section or {}).items() if field not in given}
+
+
+def _from_data(name: str) -> set[str]:
+  """Fields of the system's Config that the data gives: those without a default, levels of codes."""
+  missing = dataclasses.MISSING
+  fields = dataclasses.fields(_module(name).Config)
+  found = {f.name for f in fields if f.default is missing and f.default_factory is missing}
+  return found | ({"levels"} if _MADE.get(name, (None,))[0] is _code_sizes else set())
+
+
+def _module(name: str):
+  if name not in SYSTEMS:
+    raise ValueError(f"no system {name!r}; there is {', '.join(sorted(SYSTEMS))}")
+  return SYSTEMS[name]
+
+
 def _sizes(of: Ingredients) -> dict[str, Any]:
   return {"num_items": of.raw.interactions.num_items, "num_users": of.raw.interactions.num_users}
 
 
 def _attributes(of: Ingredients):
-  return fdsa.numbered(of.raw.catalog["attributes"])
+  """Of each item: the catalogue's `attributes`, or every level of `categories` and the `brand`."""
+  told = of.raw.catalog.fields
+  wanted = ("attributes",) if "attributes" in told else ("categories", "brand")
+  columns = [told[name] for name in wanted if name in told]
+  rows = [
+    [name for cell in cells for name in ((cell,) if isinstance(cell, str) else cell) if name]
+    for cells in zip(*columns, strict=True)
+  ]
+  if not any(rows):
+    raise DataError(
+      "the catalogue tells no item's `attributes`, `categories` or `brand`, which this system "
+      f"reads; it has {', '.join(told)}",
+      remedy="Take a source whose catalogue has one of them, or a system of ids alone, as sasrec.",
+    )
+  return fdsa.numbered(rows)
 
 
 def _attribute_sizes(of: Ingredients) -> dict[str, Any]:

@@ -7,6 +7,7 @@ checkpoint, and one of another config is an error. Here are what a run is worth 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -36,6 +37,9 @@ from recjax.train import evaluate, loop, progress
 from recjax.types import PAD
 
 MODES = ("all", "prepare", "embed", "tokenize", "train", "evaluate", "recommend", "help")
+CONFIG = "config.json"
+
+Table = dict[str, list[dict[str, float]]]  # system -> a row a seed
 
 
 class Run(preparation.Preparation):
@@ -53,6 +57,23 @@ class Run(preparation.Preparation):
         f"{self.evaluation.ks}"
       )
     self.compared = [self._compared(file) for file in self.evaluation.compare]
+    if not (workdir / CONFIG).exists():
+      self.keep_config()
+
+  @property
+  def in_use(self) -> ml_collections.ConfigDict:
+    """The config with its model as it is built; before it is, without what the data gives."""
+    model = assembly.chosen(self.config.system, self.config.get("model"))
+    if "built" in self.__dict__:
+      model = dataclasses.asdict(self.built.config)
+    config = self.config.copy_and_resolve_references()
+    with config.unlocked():
+      config.model = ml_collections.ConfigDict(model)
+    return config
+
+  def keep_config(self) -> None:
+    """As the run's: once what is there of it, checkpoints above all, has not refused it."""
+    (self.workdir / CONFIG).write_text(self.in_use.to_json_best_effort(indent=2) + "\n")
 
   @functools.cached_property
   def questions(self) -> tasks.Questions:
@@ -96,40 +117,51 @@ class Run(preparation.Preparation):
   def train(self, seed: int) -> loop.Result:
     return training.train(self, seed)
 
-  def evaluate(self, params: dict[int, Any]) -> dict[str, list[dict[str, float]]]:
-    """Test metrics of the system, a row a seed, and of what it is compared with."""
-    known = self.before_test
+  def trained(self) -> tuple[dict[int, Any], float]:
+    """Parameters of every seed, and the seconds; a signal ends the program, whose status tells."""
+    learned, seconds = {}, 0.0
+    for seed in self.config.seeds:
+      result = self.train(seed)
+      if result.stopped_by is not None:
+        print(f"Stopped by a signal. The same command goes on from what is in {self.workdir}.")
+        raise SystemExit(128 + result.stopped_by)
+      learned[seed], seconds = result.params, seconds + result.seconds
+    return learned, seconds
+
+  def evaluate(self, params: dict[int, Any]) -> Table:
+    """Test metrics of the system, a row a seed."""
     system, assets, rater = self.built.system, self.built.assets, self.built.rater
-    table = {self.config.system: []}
+    rows = []
     for seed, learned in params.items():
-      suites = self.questions.suites("", system, rater or system, known, self.split.test)
+      suites = self.questions.suites("", system, rater or system, self.before_test, self.split.test)
       measured = evaluate.evaluate(learned, assets, suites, system=system)
       measured |= self.questions.written(learned, assets, system, self.split.test)
-      table[self.config.system].append({"seed": seed, **measured})
+      rows.append({"seed": seed, **measured})
+    return {self.config.system: rows}
+
+  def solve_baselines(self) -> Table:
+    """Test metrics of the baselines."""
+    known, table = self.before_test, {}
     for name, (baseline, assets, *_) in self.baselines.items():
       suites = tasks.InIds(self).whole(baseline, known, self.split.test)
       table[name] = [dict(loop.solve(baseline, assets, known, suites=suites).metrics)]
     return table
 
-  def attainable(self) -> dict[str, list[dict[str, float]]]:
+  def attainable(self) -> Table:
     """What no system can exceed, of a synthetic world."""
     if self.data.source != "synthetic":
       return {}
     truth = self.workdir / "raw" / sources.TRUTH
     return {"best attainable": [json.loads(truth.read_text())]}
 
-  def compare(self) -> dict[str, list[dict[str, float]]] | None:
-    """Test metrics of the configs that the evaluation names; None: stopped by a signal."""
+  def compare(self) -> Table:
+    """Test metrics of the configs that the evaluation names."""
     table = {}
     for stem, config in self.compared:
       beside = Run(config, self.workdir / "compare" / stem)
       beside.__dict__["raw"] = self.raw
-      learned = {}
-      for seed in config.seeds:
-        result = beside.train(seed)
-        if result.stopped_by is not None:
-          return None
-        learned[seed] = result.params
+      training.check(beside)
+      learned, _ = beside.trained()
       name = (
         stem if config.system in {self.config.system, *self.baselines, *table} else config.system
       )
@@ -222,12 +254,14 @@ def run(
   *,
   name: str = "run",
   record: pathlib.Path | None = None,
-) -> dict[str, list[dict[str, float]]]:
+) -> Table:
   """The stages up to `mode`, those before it from what they left; the table of results.
 
   With `record`, a folder, the results are kept there too, as NAME.json.
   """
   job = Run(config, workdir)
+  training.check(job)
+  job.keep_data()
   reached = {
     "prepare": lambda: job.split,
     "embed": lambda: job.vectors,
@@ -240,59 +274,47 @@ def run(
   measures = mode in ("all", "evaluate")
   if measures:
     _ = job.baselines  # an error now, not after the training
-  learned, seconds = {}, 0.0
-  for seed in config.seeds:
-    result = job.train(seed)
-    if result.stopped_by is not None:
-      return _stopped(job)
-    learned[seed], seconds = result.params, seconds + result.seconds
+  learned, seconds = job.trained()
   job.keep_config()
   answers = job.built.system.recommend is not None
   if answers and job.questions.served:
     job.recommender(learned[config.seeds[0]]).save(workdir / recommender.FOLDER)
-  table = {}
+  table, path = {}, None
   if measures:
-    table = {**job.evaluate(learned), **job.attainable()}
-    results.write(workdir / "results.json", config, table, seconds)  # before others can fail
-    beside = job.compare()
-    if beside is None:
-      return _stopped(job)
-    table |= beside
-    results.write(workdir / "results.json", config, table, seconds)
+    own = functools.partial(job.evaluate, learned)
+    for part in (own, job.solve_baselines, job.attainable, job.compare):
+      table |= part()
+      kept = results.write(workdir / "results.json", job.in_use, table, seconds)  # others may fail
     if record is not None:
-      results.write(record / f"{name}.json", config, table, seconds)
+      results.write(record / f"{name}.json", job.in_use, table, seconds)
     print(results.render(table))
-  if (
-    mode in ("all", "recommend") and job.built.system.recommend is not None and job.questions.shown
-  ):
+  if mode in ("all", "recommend") and answers and job.questions.shown:
     path = job.recommend(learned[config.seeds[0]])
     first = json.loads(path.open().readline())
     print(f"\nFor {first['user']}:")
     for title, score in zip(first["titles"], first["scores"], strict=True):
       print(f"  {score:8.3f}  {title}")
     print(f"\nAll recommendations are in {path}.")
-  if (workdir / "results.json").exists():
-    _report(job, name)
+  if measures:
+    _report(job, name, kept, path)
     print(f"The run on one page: {workdir / 'report.html'}")
   return table
 
 
-def _report(job: Run, name: str) -> None:
-  on_ids, shown = job.questions.on_ids, job.workdir / "recommendations.jsonl"
+def _report(
+  job: Run, name: str, record: dict[str, Any], recommendations: pathlib.Path | None
+) -> None:
+  """Of what was measured and recommended just now: older files may be of other parameters."""
+  on_ids = job.questions.on_ids
   report.write(
     job.workdir / "report.html",
     title=name,
-    record=json.loads((job.workdir / "results.json").read_text()),
+    record=record,
     curves=report.curves_of({f"seed {seed}": job.folder(seed) for seed in job.config.seeds}),
     codes=job.ids.codes[PAD + 1 :] if on_ids else None,
     vectors=job.vectors[PAD + 1 :] if on_ids and job.ids.quantizer is not None else None,
-    users=job.shown(shown) if shown.exists() else (),
+    users=job.shown(recommendations) if recommendations is not None else (),
   )
-
-
-def _stopped(job: Run) -> dict[str, list[dict[str, float]]]:
-  print(f"Stopped by a signal. The same command goes on from what is in {job.workdir}.")
-  return {}
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
@@ -307,6 +329,7 @@ def describe(config: ml_collections.ConfigDict) -> str:
     "pretrain": loop.Config,
     "evaluation": settings.Evaluation,
   }
-  told = [settings.describe(n, cls, config[n]) for n, cls in sections.items() if n in config]
+  said = {**config, "model": assembly.chosen(config.system, config.get("model"))}
+  told = [settings.describe(n, cls, said[n]) for n, cls in sections.items() if n in config]
   plain = [f"  --config.{name}={v!r}" for name, v in config.items() if name not in sections]
   return "\n\n".join([*told, "the run:\n" + "\n".join(plain)])

@@ -1,8 +1,8 @@
 """What is made of raw files before any system: events, their split, item vectors, semantic ids.
 
-Events are read from the raw files each time. Vectors and semantic ids are kept in the run's folder
-and read again, aloud, as long as what they depend on (their part of the config and what they were
-made from) has not changed.
+Events are read from the raw files each time. A fitted LSA, vectors and semantic ids are kept in the
+run's folder and read again, aloud, as long as what they depend on (their part of the config and
+what they were made from) has not changed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from recjax.types import PAD
 
 _logger = logging.getLogger(__name__)
 
-CONFIG = "config.json"
-
 
 class Preparation:
   """The data of a run, below its folder."""
@@ -39,12 +37,9 @@ class Preparation:
     self.data = settings.build(settings.Data, config.data)
     self.task = tasks.named(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / CONFIG).exists():
-      self.keep_config()
 
-  def keep_config(self) -> None:
-    """As the run's: once what is there of it, checkpoints above all, has not refused it."""
-    (self.workdir / CONFIG).write_text(self.config.to_json_best_effort(indent=2) + "\n")
+  def keep_data(self) -> None:
+    storage.save(self.raw.interactions, self.workdir / "data")
 
   def section(self, name: str) -> ml_collections.ConfigDict:
     """A part of the config that this stage needs."""
@@ -58,7 +53,6 @@ class Preparation:
     if not self.task.ratings:  # only that they met it
       split = raw.split and splits.Split(*map(_unrated, raw.split))
       raw = dataclasses.replace(raw, interactions=_unrated(raw.interactions), split=split)
-    storage.save(raw.interactions, self.workdir / "data")
     _logger.info("prepared %r, %r", raw.interactions, raw.catalog)
     return raw
 
@@ -92,7 +86,15 @@ class Preparation:
     cfg = settings.build(settings.Text, self.section("text"))
     if cfg.encoder != "lsa":
       return encoders.load(cfg.encoder)
-    return lsa.fit(vectors.render(self.raw.catalog, cfg.template)[PAD + 1 :], dim=cfg.dim)
+    texts = vectors.render(self.raw.catalog, cfg.template)[PAD + 1 :]
+    path = self.workdir / "vectors" / f"lsa_{digest(cfg.dim, texts)[:32]}.safetensors"
+    if path.exists():
+      _logger.info("lsa: unchanged, read from %s", path)
+      return lsa.load(path)
+    fitted = lsa.fit(texts, dim=cfg.dim)
+    path.parent.mkdir(exist_ok=True)
+    fitted.save(path)
+    return fitted
 
   @functools.cached_property
   def vectors(self) -> np.ndarray:

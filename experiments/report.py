@@ -53,7 +53,8 @@ def write(
   vectors: np.ndarray | None = None,  # [I - 1, D] that they were made of
   users: Sequence[Mapping[str, Any]] = (),  # user, history, next, titles; titles of items
 ) -> None:
-  body = [f"<h1>{html.escape(title)}</h1>", _note(record), _table(record["systems"])]
+  note = _note(record, coded=codes is not None)
+  body = [f"<h1>{html.escape(title)}</h1>", note, _table(record["systems"])]
   curves = {name: lines for name, lines in curves.items() if lines}
   if curves:
     drawn = _learning(curves)
@@ -84,12 +85,16 @@ def curves_of(folders: Mapping[str, pathlib.Path]) -> dict[str, list[dict[str, f
   return found
 
 
-def _note(record: Mapping[str, Any]) -> str:
-  config = record["config"]
+def _note(record: Mapping[str, Any], *, coded: bool) -> str:
+  config, ids = record["config"], ""
   seeds = ", ".join(map(str, config["seeds"]))
+  if coded:
+    made = config["semantic_ids"]
+    ids = "published" if made["published"] else f"those of seed {made['quantizer']['seed']}"
+    ids = f", semantic ids the same for each: {ids}"
   return (
     f'<p class="note">{html.escape(config["system"])} on {html.escape(config["data"]["source"])} '
-    f"{html.escape(config['data']['path'])}; seeds {seeds}; training "
+    f"{html.escape(config['data']['path'])}; seeds {seeds}{ids}; training "
     f"{record['training_seconds'] / 60:.1f} minutes on {html.escape(record['hardware'])}; "
     f"{record['date']}; config {record['config_sha256'][:12]}.</p>"
   )

@@ -35,6 +35,7 @@ from ml_collections import config_flags
 from experiments import assembly, pipeline, results, settings, sources
 from recjax.data import examples, loader
 from recjax.data.errors import DataError
+from recjax.data.interactions import Catalog
 from recjax.decode import topk
 from recjax.metrics import beyond, ranking
 from recjax.systems import SYSTEMS
@@ -121,7 +122,7 @@ def beam(run: Finished) -> dict[str, Row]:
 
 def diversity(run: Finished) -> dict[str, Row]:
   """The likeliest lists, and lists drawn at each temperature."""
-  group = np.unique(sources.category(run.job.raw.catalog), return_inverse=True)[1]
+  group = groups(run.job.raw.catalog)
   variety = {"entropy": lambda ids, target: beyond.entropy(ids, group)}
   recommend = jax.jit(run.system().recommend, static_argnames="k")
   rows = {
@@ -139,6 +140,19 @@ def diversity(run: Finished) -> dict[str, Row]:
       **variety,
     )
   return rows
+
+
+def groups(catalog: Catalog) -> np.ndarray:
+  """[I] a number for each item's category: the second of its path, or the first if all have one."""
+  if "categories" in catalog.fields:
+    for depth in (1, 0):
+      names = sources.category(catalog, depth)
+      if len(set(names.tolist()) - {""}) > 1:
+        return np.unique(names, return_inverse=True)[1]
+  raise DataError(
+    "diversity is of categories, and the catalogue's `categories` are not there, or one for all",
+    remedy="Take a source whose catalogue has several, or another study.",
+  )
 
 
 def cold(run: Finished) -> dict[str, Row]:
@@ -214,6 +228,7 @@ def check_config(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
   if not path.exists():
     raise DataError("there is no run", path=workdir, remedy="Run experiments.run first.")
   theirs, ours = json.loads(path.read_text()), json.loads(config.to_json_best_effort())
+  ours["model"] = assembly.chosen(config.system, ours.get("model"))
   changed = list(_differing(ours, theirs))
   if changed:
     raise DataError(
@@ -264,7 +279,7 @@ def main():
   if record_in is not None:
     stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     record = {
-      "config": results.portable(_CONFIG.value),
+      "config": results.portable(run.job.in_use),
       "date": datetime.date.today().isoformat(),
       "hardware": results.hardware(),
       "users": _USERS.value or "all",

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -27,6 +28,10 @@ from recjax.data.interactions import Interactions
 from recjax.systems import SYSTEMS
 from recjax.train import evaluate
 from recjax.types import Assets, Params, System
+
+_logger = logging.getLogger(__name__)
+
+_PLACES = 2**17  # of a batch of whole histories, as item-kNN reads a hundred neighbours at each
 
 
 class Task(NamedTuple):
@@ -168,7 +173,8 @@ class InIds:
     return drawn(self.of.config.examples, self.of.data, self.of.known)
 
   def asked(self, before: Interactions, events: Interactions) -> loader.Batches:
-    return self._batches(self._examples(before, events), settings.widths(self.of.data))
+    found, size = self._examples(before, events), self.of.evaluation.batch_size
+    return loader.Batches(found, size, max_len=settings.widths(self.of.data))
 
   def suites(
     self, name: str, system: System, rater: System, before: Interactions, events: Interactions
@@ -188,16 +194,25 @@ class InIds:
       return []
     found = self._examples(before, events)
     longest = int(found.lengths.max()) if found.left else 1
-    widths = [2**n for n in range(3, longest.bit_length())] + [max(longest, 8)]
+    widths = sorted({*(2**n for n in range(3, longest.bit_length())), max(longest, 8)})
     measure = self.of.task.measure(system, self.of.evaluation)
-    return [evaluate.Suite("", self._batches(found, sorted(set(widths))), measure)]
+    devices = jax.device_count()
+    rows = devices * max(_PLACES // (widths[-1] * devices), 1)
+    rows = min(rows, self.of.evaluation.batch_size)
+    return [evaluate.Suite("", loader.Batches(found, rows, max_len=widths), measure)]
 
   def _examples(self, before: Interactions, events: Interactions) -> Examples:
     found = self.of.task.asked(self.of.raw, before, events)
-    return examples.deny_seen(found) if self.of.evaluation.deny_seen else found
-
-  def _batches(self, found: Examples, widths: list[int]) -> loader.Batches:
-    return loader.Batches(found, self.of.evaluation.batch_size, max_len=widths)
+    if not self.of.evaluation.deny_seen:
+      return found
+    again = examples.again(found)
+    if again:
+      _logger.warning(
+        "%.1f%% of the targets were met before, and evaluation.deny_seen counts each as a miss: "
+        "--config.data.repeats=first or --config.evaluation.deny_seen=False",
+        100 * again,
+      )
+    return examples.deny_seen(found)
 
   def written(
     self, params: Params, assets: Assets, system: System, events: Interactions

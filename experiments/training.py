@@ -22,6 +22,7 @@ class Job(Protocol):
 
   config: ml_collections.ConfigDict
   data: settings.Data
+  evaluation: settings.Evaluation
   split: splits.Split
   known: Interactions  # the events that may be learned from
   before_test: Interactions
@@ -29,6 +30,22 @@ class Job(Protocol):
   built: assembly.Built
 
   def folder(self, seed: int) -> pathlib.Path: ...
+
+
+def check(job: Job) -> None:
+  """Raises where what was trained before is of another config, or of other events.
+
+  It writes nothing. Sizes and assets, which take work to know, are left to `loop.fit`.
+  """
+  _check(job, {"config": _configured(job)})
+  _check(job, {"data": _events(job)})
+
+
+def _check(job: Job, told: dict[str, Any]) -> None:
+  for seed in job.config.seeds:
+    for name, section in (("", "train"), ("tune", "train"), ("pretrain", "pretrain")):
+      if section in job.config:
+        loop.check(job.folder(seed) / name, _seeded(job.config[section], seed), told)
 
 
 def train(job: Job, seed: int) -> loop.Result:
@@ -112,15 +129,37 @@ def _batches(job: Job, found: loader.Source, size: int, seed: int) -> loader.Bat
 
 def _fingerprint(job: Job) -> dict[str, Any]:
   """All that parameters depend on, beside what `loop.fit` tells of its own config."""
-  names = ("system", "task", "examples", "batch_size", "pretrain_batch_size", "prompts")
-  told = {name: job.config.get(name) for name in names}
-  config = json.loads(ml_collections.ConfigDict(told).to_json_best_effort())
-  where = ("source", "path", "size")  # the events themselves are told below
-  data = {name: x for name, x in dataclasses.asdict(job.data).items() if name not in where}
-  known = job.known
-  ratings = [] if known.rating is None else [known.rating]
   return {
-    "config": {**config, "data": data, "model": dataclasses.asdict(job.built.config)},
-    "data": preparation.digest(known.item, known.user, *ratings),
+    **({"words": job.questions.fingerprint} if "prompts" in job.config else {}),
+    "config": {**_configured(job), "model": dataclasses.asdict(job.built.config)},
+    "data": _events(job),
     "assets": preparation.digest(*map(np.asarray, jax.tree.leaves(job.built.assets))),
   }
+
+
+def _configured(job: Job) -> dict[str, Any]:
+  """What of it the config alone tells: of the model, what neither data nor a T5 gives."""
+  names = ("system", "task", "examples", "batch_size", "pretrain_batch_size", "prompts", "model")
+  told = {name: job.config.get(name) for name in names}
+  told = json.loads(ml_collections.ConfigDict(told).to_json_best_effort())
+  pretrained = (told["prompts"] or {}).get("pretrained")
+  told["model"] = {} if pretrained else assembly.chosen(told["system"], told["model"])
+  # The events themselves are compared, not how they were read.
+  where = ("source", "path", "items", "columns", "item_columns", "on_error", "size")
+  data = dataclasses.asdict(job.data)
+  told["data"] = {name: x for name, x in data.items() if name not in where}
+  kinds = (("text", settings.Text, "encoder"), ("semantic_ids", settings.SemanticIds, "published"))
+  for name, cls, place in kinds:
+    if name in job.config:
+      section = dataclasses.asdict(settings.build(cls, job.config[name]))
+      told[name] = {**section, place: "/".join(pathlib.Path(section[place]).parts[-2:])}
+  if job.config.get("train", {}).get("best"):  # its metric's own k is in its name
+    by = ("deny_seen", "by_score")
+    told["evaluation"] = {name: getattr(job.evaluation, name) for name in by}
+  return told
+
+
+def _events(job: Job) -> str:
+  known = job.known
+  ratings = [] if known.rating is None else [known.rating]
+  return preparation.digest(known.item, known.user, *ratings)

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ SECTIONS = {
   "evaluation": settings.Evaluation,
 }
 PLAIN = {"system", "task", "examples", "seeds", "batch_size", "pretrain_batch_size"}
-# Fields of a model that the data gives; any number does here.
-GIVEN = {"num_items": 9, "num_users": 9, "num_attributes": 9, "vocab": 9}
+# Fields of a model that the data gives; anything does here.
+GIVEN = {"num_items": 9, "num_users": 9, "num_attributes": 9, "vocab": 9, "values": (1.0, 2.0)}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -124,3 +125,20 @@ def test_what_is_not_there_is_named(tmp_path):
     assembly.build("sasrek", None, None)
   with pytest.raises(FileNotFoundError, match="no config nowhere.py"):
     settings.load("nowhere.py")
+
+
+@pytest.mark.parametrize(
+  "system, field, wrong, right, unsaid",
+  [
+    ("sasrec", "num_items", 9, 5, None),
+    ("tiger", "levels", (3, 3), (4, 2), (256, 256, 256, 256)),
+  ],
+)
+def test_what_the_data_gives_a_model_is_not_said_otherwise(system, field, wrong, right, unsaid):
+  ids = types.SimpleNamespace(sizes=(4, 2), codes=np.array([[-1, -1], *np.ndindex(4, 1)]))
+  of = types.SimpleNamespace(raw=raw(), ids=ids)
+  for said in (right, unsaid):
+    section = settings.config(model={} if said is None else {field: said}).model
+    assert getattr(assembly.build(system, section, of).config, field) == right
+  with pytest.raises(ValueError, match=rf"model.{field} is .*, and the data gives .*: leave it"):
+    assembly.build(system, settings.config(model={field: wrong}).model, of)

@@ -67,6 +67,12 @@ def test_next_events_see_all_earlier_ones_of_either_table():
   assert rolling["history"][order].tolist() == [[0, 1, 2], [1, 2, 3], [0, 0, 1], [0, 1, 2]]
 
 
+def test_targets_that_were_met_before_are_counted():
+  x = interactions.from_columns([1, 1, 1, 2, 2, 3], [7, 8, 7, 8, 9, 9], timestamp=np.arange(6))
+  assert examples.again(examples.prefixes(x)) == 1 / 3  # 8 after 7; 7 after 7, 8; 9 after 8
+  assert examples.again(examples.next_events(x, x.take(np.arange(0)))) == 0
+
+
 def test_sets_hold_all_targets_of_a_user_even_without_a_history():
   x = log([3, 2])
   first = x.take((x.user == 1) & (x.timestamp < 1))

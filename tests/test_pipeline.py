@@ -1,17 +1,20 @@
 """The main job on tiny data, in a process of its own as a user starts it."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from experiments import pipeline, settings
+from experiments import assembly, pipeline, settings, tasks
+from recjax.data import loader
 from recjax.data.errors import DataError
 from recjax.recommender import Recommender
 from recjax.semid import artefact, learn
-from recjax.systems.collaborative import mf
+from recjax.systems.collaborative import hybrid, mf
 from recjax.systems.generative import tiger
 from recjax.train import checkpoint, loop, optim
 
@@ -50,6 +53,7 @@ def test_raw_files_to_recommendations_and_back_where_it_was(launch, tmp_path):
   results = json.loads((tmp_path / "run" / "results.json").read_text())
   assert set(results["systems"]) == {"tiger", "popularity", "item_knn", "best attainable"}
   assert results["systems"]["tiger"]["seeds"][0]["seed"] == 0 and results["training_seconds"] > 0
+  assert results["config"]["model"]["levels"] == [8, 32]
   lines = (tmp_path / "run" / "recommendations.jsonl").read_text().splitlines()
   shown = [json.loads(line) for line in lines]
   assert len(shown) == 100 and all(len(set(r["items"])) == 10 for r in shown)
@@ -126,8 +130,33 @@ def test_a_baseline_reads_whole_histories_however_little_the_system_reads(tmp_pa
     )
     run = pipeline.Run(config, tmp_path / str(max_len))
     assert run.before_test.num_users < len(run.before_test) / 2
-    found.append(run.evaluate({})["item_knn"])
+    found.append(run.solve_baselines()["item_knn"])
   assert found[0] == found[1]
+
+
+def test_a_batch_of_whole_histories_has_fewer_rows_where_they_are_long(tmp_path, monkeypatch):
+  run = pipeline.Run(small(evaluation=settings.Evaluation(ks=(5,), batch_size=64)), tmp_path)
+  system = assembly.build("item_knn", None, run).system
+  longest, found = np.bincount(run.before_test.user).max(), []
+  for most, rows in ((99, 64), (16, 16), (1, 8)):  # rows split over eight devices
+    monkeypatch.setattr(tasks, "_PLACES", int(most * longest))
+    suites = tasks.InIds(run).whole(system, run.before_test, run.split.test)
+    shapes = [batch["history"].shape for batch in loader.load(suites[0].batches)]
+    assert {size for size, _ in shapes} == {rows} and max(t for _, t in shapes) == longest > 8
+    found.append(loop.solve(system, (), run.before_test, suites=suites).metrics)
+  assert found[1] == pytest.approx(found[0]) and found[2] == pytest.approx(found[0])
+
+
+def test_a_baseline_that_fails_loses_nothing_of_the_system(tmp_path, monkeypatch):
+  config = small(evaluation=settings.Evaluation(ks=(5,), baselines=("popularity",)))
+
+  def fails(*parts, **more):
+    raise MemoryError
+
+  monkeypatch.setattr(pipeline.loop, "solve", fails)
+  with pytest.raises(MemoryError):
+    pipeline.run(config, tmp_path, "evaluate")
+  assert set(json.loads((tmp_path / "results.json").read_text())["systems"]) == {"mf"}
 
 
 def small(**more):
@@ -168,6 +197,65 @@ def test_what_training_depends_on_may_not_change_under_a_run(tmp_path, change):
   assert (tmp_path / "config.json").read_text() == kept  # the refused one is not the run's
 
 
+def files(folder):
+  return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def with_ids(**more):
+  ids = settings.SemanticIds(quantizer=learn.Config(method="rqkmeans", sizes=(4, 4)))
+  sections = {
+    "system": "hybrid",
+    "examples": "prefixes",
+    "model": settings.model(hybrid.Config, dim=4),
+    "text": settings.Text(dim=8),
+    "semantic_ids": ids,
+    "train": loop.Config(steps=4, best="valid/ndcg@5"),
+  }
+  return small(**{**sections, **more})
+
+
+def test_a_run_that_is_refused_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+  pipeline.run(with_ids(), tmp_path, "train")
+  kept = files(tmp_path)
+  for change, value in (
+    ("text.dim", 16),
+    ("semantic_ids.quantizer.sizes", (4, 8)),
+    ("train.optimizer.rate", 0.5),
+    ("evaluation.deny_seen", True),
+    ("system", "content"),
+  ):
+    other = with_ids()
+    other.update_from_flattened_dict({change: value})
+    field = change.split(".")[-1]
+    for mode in ("prepare", "embed", "tokenize", "train"):
+      with pytest.raises(checkpoint.CheckpointError, match=rf"another config: .*{field}: "):
+        pipeline.run(other, tmp_path, mode)
+      assert files(tmp_path) == kept, (change, mode)
+  read = pipeline.preparation.sources.read
+
+  def fewer(*where):
+    raw = read(*where)
+    return dataclasses.replace(
+      raw, interactions=raw.interactions.take(np.arange(1, len(raw.interactions)))
+    )
+
+  monkeypatch.setattr(pipeline.preparation.sources, "read", fewer)
+  with pytest.raises(checkpoint.CheckpointError, match="another config: data: "):
+    pipeline.run(with_ids(), tmp_path, "prepare")
+  assert files(tmp_path) == kept
+
+
+def test_a_folder_that_was_moved_is_no_other_config(tmp_path):
+  def run(path):
+    ids = settings.SemanticIds(published=path)
+    return pipeline.Run(with_ids(semantic_ids=ids), tmp_path)
+
+  run("/here/beauty/ids.json").train(0)
+  pipeline.training.check(run("/there/of/beauty/ids.json"))
+  with pytest.raises(checkpoint.CheckpointError, match="'beauty/ids.json' then, 'toys/ids.json' n"):
+    pipeline.training.check(run("/here/toys/ids.json"))
+
+
 @pytest.mark.parametrize(
   "more, told",
   [
@@ -193,7 +281,7 @@ def test_a_section_that_a_stage_needs_and_lacks_is_named(tmp_path):
     pipeline.run(small(), tmp_path, "tokenize")
 
 
-def test_a_signal_in_a_comparison_leaves_no_half_trained_row(tmp_path, monkeypatch):
+def test_a_signal_in_a_comparison_leaves_no_half_trained_row(tmp_path, monkeypatch, capsys):
   rival = tmp_path / "rival.py"
   rival.write_text(
     "import test_pipeline as here\n\n\ndef get_config():\n  return here.small(batch_size=16)\n"
@@ -207,7 +295,9 @@ def test_a_signal_in_a_comparison_leaves_no_half_trained_row(tmp_path, monkeypat
 
   monkeypatch.setattr(pipeline.training, "train", stopped)
   run = tmp_path / "run"
-  assert pipeline.run(config, run, "all", record=tmp_path / "kept") == {}
+  with pytest.raises(SystemExit) as end:
+    pipeline.run(config, run, "all", record=tmp_path / "kept")
+  assert end.value.code == 128 + 15 and "The same command goes on" in capsys.readouterr().out
   assert list(json.loads((run / "results.json").read_text())["systems"]) == [
     "mf",
     "best attainable",
@@ -226,7 +316,7 @@ def test_a_world_of_another_size_is_refused(tmp_path):
     pipeline.run(small(data=settings.Data(source="synthetic", size="small")), tmp_path, "prepare")
 
 
-def test_each_stage_may_be_run_alone_after_those_before_it(tmp_path, caplog):
+def test_each_stage_may_be_run_alone_after_those_before_it(tmp_path, caplog, monkeypatch):
   ids = settings.SemanticIds(quantizer=learn.Config(method="rqkmeans", sizes=(4, 4)))
   config = small(
     system="content", model={}, text=settings.Text(dim=8), semantic_ids=ids, seeds=(0,)
@@ -243,10 +333,15 @@ def test_each_stage_may_be_run_alone_after_those_before_it(tmp_path, caplog):
     assert mode == "prepare" or not list(tmp_path.glob(file))
     pipeline.run(config, tmp_path, mode)
     assert list(tmp_path.glob(file))
+    # Of what was measured or recommended before, perhaps of other parameters, no page is made.
+    assert (tmp_path / "report.html").exists() == (mode in ("evaluate", "recommend"))
+  assert 'class="user"' not in (tmp_path / "report.html").read_text()
   caplog.clear()
+  monkeypatch.setattr(pipeline.preparation.lsa, "fit", None)  # nor is it fitted again
   with caplog.at_level("INFO"):
     pipeline.run(config, tmp_path, "tokenize")
-  assert "item vectors: unchanged" in caplog.text and "semantic ids: unchanged" in caplog.text
+  for what in ("lsa", "item vectors", "semantic ids"):
+    assert f"{what}: unchanged" in caplog.text
   other = config.copy_and_resolve_references()
   other.semantic_ids.quantizer.sizes = (4, 8)
   pipeline.run(other, tmp_path, "tokenize")  # another quantiser is another stage, not an error

@@ -20,7 +20,12 @@ def page(folder):
     for name in ("tiger", "popularity")
   }  # fmt: skip
   record = {
-    "config": {"seeds": [0, 1], "system": "tiger", "data": {"source": "tables", "path": "a/" * 40}},
+    "config": {
+      "seeds": [0, 1],
+      "system": "tiger",
+      "data": {"source": "tables", "path": "a/" * 40},
+      "semantic_ids": {"published": "", "quantizer": {"seed": 3}},
+    },
     "training_seconds": 90.0,
     "hardware": "2 cores",
     "date": "2026-01-01",
@@ -46,6 +51,7 @@ def test_a_page_holds_all_it_shows(tmp_path):
   assert text.count("<img") == 2 and text.count('class="user"') == 3
   assert "http" not in text and "<b>" not in text and "&lt;b&gt;not bold" in text
   assert "0.0384 ± 0.0012" in text and "class=hit" in text
+  assert "seeds 0, 1, semantic ids the same for each: those of seed 3; training" in text
 
 
 def test_curves_are_those_of_the_last_stage(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import pipeline, settings, studies
 from recjax.data.errors import DataError
+from recjax.data.interactions import Catalog
 from recjax.decode import topk
 from recjax.metrics import beyond
 from recjax.semid import learn
@@ -57,6 +58,25 @@ def test_lists_drawn_hotter_are_more_varied(run, monkeypatch):
   rows = studies.diversity(run)
   assert list(rows) == ["beam search", "temperature 0.5", "temperature 3"]
   assert rows["temperature 3"]["entropy"] > rows["temperature 0.5"]["entropy"] > 0
+
+
+def test_variety_is_of_the_deepest_level_that_tells_items_apart(run):
+  def items(**fields):
+    columns = {}
+    for name, paths in fields.items():
+      columns[name] = np.empty(len(paths), object)
+      columns[name][:] = paths
+    return Catalog(np.array(["", "a", "b", "c"]), columns)
+
+  deep = [(), ("shop", "x"), ("shop", "y"), ("shop", "x")]
+  flat = [(), ("x",), ("y",), ("x",)]
+  for paths in (deep, flat):
+    _, one, other, same = studies.groups(items(categories=paths))
+    assert one == same != other
+  for told in ({"categories": [(), *[("all",)] * 3]}, {}):
+    job = types.SimpleNamespace(raw=types.SimpleNamespace(catalog=items(**told)))
+    with pytest.raises(DataError, match="diversity is of categories.*another study"):
+      studies.diversity(types.SimpleNamespace(job=job))
 
 
 def test_cold_items_are_found_where_they_are_mixed_in_and_only_there(run, monkeypatch):
@@ -120,6 +140,14 @@ def test_another_config_than_the_runs_is_refused(run, tmp_path):
     studies.check_config(other, tmp_path)
 
 
+def test_the_levels_in_use_are_told_and_are_no_difference(run, tmp_path):
+  assert run.job.config.model.levels == (256, 256, 256, 256)
+  run.job.keep_config()
+  told = json.loads((run.job.workdir / "config.json").read_text())["model"]
+  assert told["levels"] == list(run.job.ids.sizes) == [8, 32]
+  studies.check_config(run.job.config, run.job.workdir)
+
+
 def test_a_field_that_came_to_the_code_since_the_run_is_no_difference(run, tmp_path):
   told = json.loads((run.job.workdir / "config.json").read_text())
   del told["model"]["dropout"], told["text"]
@@ -167,7 +195,7 @@ def test_results_are_recorded_in_a_folder_that_was_not_there(run, tmp_path, monk
   named = types.SimpleNamespace(get_config_filename=lambda flag: "a/shop.py")
   monkeypatch.setattr(studies, "flags", types.SimpleNamespace(FLAGS={"config": None}))
   monkeypatch.setattr(studies, "config_flags", named)
-  studies.main([])
+  studies.main()
   kept = json.loads((tmp_path / "new" / "results" / "shop_beam.json").read_text())
   assert kept["beam"] == {"here": {"recall@10": 0.5}} and kept["users"] == 5
   assert "here" in capsys.readouterr().out

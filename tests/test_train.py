@@ -1,5 +1,6 @@
 """Runs that are killed, starved, damaged or started again: what is lost, and what is said."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -103,6 +104,11 @@ def test_a_config_that_changed_under_a_run_is_named(tmp_path):
   with pytest.raises(checkpoint.CheckpointError, match="optimizer"):
     run(tmp_path, optimizer=optim.Config(rate=0.5))
   run(tmp_path, log_every=4)  # what changes no result may change
+  same = loop.Config(steps=12, log_every=3)
+  loop.check(tmp_path, same, {"further": {"field": 1}})  # not told then: no difference
+  loop.check(tmp_path / "nothing", same, {})
+  with pytest.raises(checkpoint.CheckpointError, match=r"seed: 0 then, 1 now.*a new folder"):
+    loop.check(tmp_path, dataclasses.replace(same, seed=1), {})
 
 
 def test_a_checkpoint_of_another_system_is_refused(tmp_path):
@@ -339,6 +345,22 @@ def test_a_polite_signal_saves_before_the_end(tmp_path):
   newest = checkpoint.finished(tmp_path / "checkpoints")[-1]
   checkpoint.verify(newest.path)
   assert 4 <= newest.step < 100_000
+
+
+def test_a_signal_in_the_last_validation_is_told_and_leaves_nothing_to_train(tmp_path):
+  class Stops(Breaks):
+    def __getitem__(self, index):
+      os.kill(os.getpid(), signal.SIGTERM)
+      return self._batches[index]
+
+  split = splits.leave_one_out(toy.log())
+  valid = loader.Batches(examples.next_events(split.train, split.valid), 64, max_len=8)
+  measure = evaluate.ranking_by_list(toy.make(toy.log().num_items))
+  stopped = run(tmp_path, suites=[evaluate.Suite("valid", Stops(valid, None), measure)])
+  assert stopped.stopped_by == signal.SIGTERM and int(stopped.state.step) == 12
+  again = run(tmp_path, suites=[evaluate.Suite("valid", valid, measure)])
+  assert again.stopped_by is None and again.metrics == stopped.metrics
+  chex.assert_trees_all_equal(again.state, stopped.state)
 
 
 @pytest.mark.slow

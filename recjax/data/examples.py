@@ -159,6 +159,17 @@ def deny_seen(examples: Examples) -> Examples:
   return dataclasses.replace(examples, right={**examples.right, "deny": examples.left["history"]})
 
 
+def again(examples: Examples) -> float:
+  """The share of examples whose target is in its own history; 0 of targets that are sets."""
+  if "target" not in examples.dense or not len(examples):
+    return 0.0
+  history, count = examples.left["history"], examples.left["history"].lengths
+  within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+  met = history.values[np.repeat(history.start, count) + within]
+  same = met == np.repeat(examples.dense["target"], count)
+  return len(np.unique(np.repeat(np.arange(len(examples)), count)[same])) / len(examples)
+
+
 def _until(x: Interactions, start: np.ndarray, rows: np.ndarray) -> Examples:
   history = Ragged(x.item, start[rows], rows)
   return Examples({"user": x.user[rows], "target": x.item[rows]}, {"history": history})

@@ -65,7 +65,7 @@ class Checkpoints:
     best: str | None = None,  # a metric of which more is better; "-NAME": less
   ):
     self.folder = pathlib.Path(folder).absolute()
-    self._fingerprint = json.loads(json.dumps(fingerprint, default=str))
+    self._fingerprint = _plain(fingerprint)
     self._keep_last, self._best = keep_last, best
     self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
     self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
@@ -125,7 +125,7 @@ class Checkpoints:
       except CheckpointError as error:
         _logger.warning("%s Falling back to the checkpoint before it.", error)
         continue
-      self._check_fingerprint(each)
+      check(each, self._fingerprint)
       return restore(each.path, like), each.meta
     if found:
       raise CheckpointError(
@@ -158,20 +158,6 @@ class Checkpoints:
   def _metric(self, found: Found) -> float | None:
     return None if self._best is None else worth(found.meta.get("metrics", {}), self._best)
 
-  def _check_fingerprint(self, found: Found) -> None:
-    theirs, ours = _leaves(found.meta.get("fingerprint", {})), _leaves(self._fingerprint)
-    # What was not yet told then is no difference: code that has grown reads older checkpoints.
-    changed = [
-      f"{name}: {then!r} then, {ours.get(name)!r} now"
-      for name, then in sorted(theirs.items())
-      if then != ours.get(name)
-    ]
-    if changed:
-      raise CheckpointError(
-        f"{found.path} was made with another config: {'; '.join(changed)}. Take the old config, "
-        "or a new folder."
-      )
-
   def _failed(self, path: pathlib.Path, error: OSError) -> CheckpointError:
     last = self.finished()
     kept = f"The last good one is {last[-1].path}." if last else "There is no earlier one."
@@ -179,6 +165,27 @@ class Checkpoints:
       f"could not write {path}: {error}. {kept} Make room (or the folder writable) and run again:"
       " it goes on from there."
     )
+
+
+def check(found: Found, fingerprint: Mapping[str, Any], *, part: bool = False) -> None:
+  """Raises where a checkpoint was made with another config; of a `part`, what it tells counts."""
+  theirs, ours = _leaves(found.meta.get("fingerprint", {})), _leaves(_plain(fingerprint))
+  # What was not yet told then is no difference: code that has grown reads older checkpoints.
+  changed = [
+    f"{name}: {then!r} then, {ours.get(name)!r} now"
+    for name, then in sorted(theirs.items())
+    if then != ours.get(name) and (name in ours or not part)
+  ]
+  if changed:
+    raise CheckpointError(
+      f"{found.path} was made with another config: {'; '.join(changed)}. Take the old config, "
+      "or a new folder."
+    )
+
+
+def _plain(fingerprint: Mapping[str, Any]) -> Any:
+  """As it is read again from a file."""
+  return json.loads(json.dumps(fingerprint, default=str))
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:

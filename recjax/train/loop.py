@@ -71,7 +71,7 @@ class Result(NamedTuple):
   state: states.State
   params: Params  # the best by `Config.best` of those that are kept in a folder, else the last
   metrics: Mapping[str, float]  # of those parameters, from the last evaluation of them
-  stopped_by: int | None = None  # the signal that ended the run early
+  stopped_by: int | None = None  # the signal that came, if only in the last validation
   seconds: float = 0.0  # spent, over all lives of the run
 
 
@@ -174,7 +174,18 @@ def fit(
       out.close()
       if saved is not None:
         saved.close()
-  return _result(state, saved, meter, None if done else stop.signal)
+    stop.agreed()  # on a signal since the last step
+  return _result(state, saved, meter, stop.signal)
+
+
+def check(workdir: str | os.PathLike, cfg: Config, told: Mapping[str, Any]) -> None:
+  """Raises where `fit` would find that `workdir` was trained with another config.
+
+  `told` may be a part of its fingerprint.
+  """
+  found = checkpoint.finished(pathlib.Path(workdir) / "checkpoints")
+  if found:
+    checkpoint.check(found[-1], {**_fingerprint(cfg), **told}, part=True)
 
 
 def solve(
