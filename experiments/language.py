@@ -7,6 +7,7 @@
 | explanation, summary | user, item, a review | BLEU, ROUGE, exact match |
 
 Of each family one prompt is kept from training: with it, the same is measured as FAMILY_unseen.
+Where the source has no titles, prompts that tell them are left out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import ml_collections
 import numpy as np
 
 from experiments import settings, sources
+from experiments.indexes import INDEXES
 from recjax.data import examples, loader
 from recjax.data.interactions import Interactions
 from recjax.nn import t5
@@ -96,15 +98,36 @@ class Language:
       raise ValueError("prompts needs a vocabulary, or the folder of a pretrained T5")
     if cfg.sums not in ("", "first", "vector"):
       raise ValueError(f"prompts.sums is first, vector or nothing, not {cfg.sums!r}")
-    known = [prompt for prompt in _prompts(cfg) if prompt.task in self.families]
-    self.seen, self.unseen = prompts.hold_out(known)
+    self._known = [prompt for prompt in _prompts(cfg) if prompt.task in self.families]
+    self._parted(self._known)  # an error before any data is read
+
+  def _parted(self, known: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Those to learn from and those kept from it, each family's answer measured with both."""
+    seen, unseen = prompts.hold_out(known)
     for family in self.families:
-      for which in (self.seen, self.unseen):
+      for which in (seen, unseen):
         if not _measurable(which, family):
           raise ValueError(
             f"no prompt of {family!r} is answered by {ANSWERS[family]} alone among those "
-            f"{'kept from' if which is self.unseen else 'of'} training: the last one is kept"
+            f"{'kept from' if which is unseen else 'of'} training: the last one is kept"
           )
+    return seen, unseen
+
+  @functools.cached_property
+  def _parts(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    known = [p for p in self._known if self.titled or not p.fields & prompts.TITLES]
+    if len(known) < len(self._known):
+      left_out, every = len(self._known) - len(known), len(self._known)
+      _logger.info("no titles: %d of %d prompts, which tell them, are left out", left_out, every)
+    return self._parted(known)
+
+  @property
+  def seen(self) -> tuple[Prompt, ...]:
+    return self._parts[0]
+
+  @property
+  def unseen(self) -> tuple[Prompt, ...]:
+    return self._parts[1]
 
   @functools.cached_property
   def pieces(self) -> vocab.SentencePieces:
@@ -138,6 +161,12 @@ class Language:
     return (catalog["title"] if "title" in catalog.fields else catalog.ids).tolist()
 
   @functools.cached_property
+  def titled(self) -> bool:
+    """Whether the source names its items by more than their ids."""
+    ids = self.of.raw.catalog.ids.tolist()
+    return any(title not in ("", item) for title, item in zip(self.titles, ids, strict=True))
+
+  @functools.cached_property
   def domain(self) -> instances.Domain:
     return instances.domain(self.of.known, self.index, self.titles)
 
@@ -145,7 +174,9 @@ class Language:
   def ratings(self) -> np.ndarray:
     """The ratings that users gave, ascending; none where the families ask for none."""
     rating = self.of.known.rating
-    return np.unique(rating) if "rating" in self.families and rating is not None else np.zeros(0)
+    if "rating" not in self.families or rating is None:
+      return np.zeros(0)
+    return np.unique(rating[np.isfinite(rating)])
 
   @functools.cached_property
   def pretrained(self) -> tuple[t5.Config, Params] | None:
@@ -154,8 +185,13 @@ class Language:
 
   @property
   def sizes(self) -> dict[str, Any]:
-    """What the words decide of a system's Config; a pretrained T5 also says how it is built."""
-    found = {"vocab": len(self.words)}
+    """What the data decides of a system's Config; a pretrained T5 also says how it is built."""
+    if self.of.config.system == "t5_rating" and self.families != ("rating",):
+      raise ValueError(
+        f"t5_rating answers ratings alone, prompts.instances.weights has {', '.join(self.families)}"
+        ": leave the others out, or take p5"
+      )
+    found = {"vocab": len(self.words), "values": tuple(map(float, self.ratings))}
     if self.pretrained is None:
       return found
     theirs, folder = self.pretrained[0], self.cfg.pretrained
@@ -184,7 +220,16 @@ class Language:
   def shown(self) -> bool:
     return "sequential" in self.families
 
-  def learned(self) -> loader.Source:
+  @property
+  def fingerprint(self) -> str:
+    """A hash of what is learned from: prompts, words, data."""
+    return self.learned().fingerprint
+
+  def learned(self) -> Instances | asked.Asked:
+    return self._learned
+
+  @functools.cached_property
+  def _learned(self) -> Instances | asked.Asked:
     """The mixture of questions that training goes through; of heads, ratings as numbers."""
     known = self.of.known
     if self.of.config.system == "t5_rating":
@@ -218,14 +263,13 @@ class Language:
     found = examples.next_events(before, events)
     if family == "sequential":
       q = questions.sequential(found)
-    else:
-      q = Questions(family, found.dense["user"], found.dense["target"], np.arange(len(found)))
+    else:  # the history is not told, but may be denied
+      user, item = found.dense["user"], found.dense["target"]
+      q = Questions(family, user, item, np.arange(len(found)), history=found.left["history"])
     instances_of = self._instances(family, self.unseen if unseen else self.seen, q)
-    source = asked.ranked(instances_of, deny_seen=deny_seen and q.history is not None)
+    source = asked.ranked(instances_of, deny_seen=deny_seen)
     shown = examples.Examples(
-      {**source.answer.dense, "user": q.user},
-      {} if q.history is None else {"history": q.history},
-      source.answer.right,
+      {**source.answer.dense, "user": q.user}, {"history": q.history}, source.answer.right
     )
     return dataclasses.replace(source, answer=shown)
 
@@ -312,7 +356,11 @@ def added(
   for scale, metrics in found.items():
     _logger.info("sums x %g: %s %.4f", scale, best, metrics[best.removeprefix("-")])
   chosen = max(SCALES, key=lambda scale: checkpoint.worth(found[scale], best))
-  return tuned._replace(params=tried[chosen], metrics={**found[chosen], "sums_scale": chosen})
+  return tuned._replace(
+    params=tried[chosen],
+    metrics={**found[chosen], "sums_scale": chosen},
+    seconds=tuned.seconds + learned.seconds,
+  )
 
 
 def _prompts(cfg: settings.Prompts) -> Sequence[Prompt]:
@@ -347,46 +395,4 @@ _QUESTIONS: dict[str, Callable[[Interactions], Questions]] = {
   "rating": questions.rating,
   "explanation": _explained,
   "summary": questions.summary,
-}
-
-
-def _span(cfg: settings.Index) -> int | None:
-  return cfg.span or None
-
-
-def _categories(of: Language) -> indexing.Prefixes:
-  return indexing.category_tree(of.of.raw.catalog["categories"].tolist())
-
-
-def _codes(of: Language) -> indexing.Prefixes:
-  """Without the level that only tells apart what has the same codes."""
-  ids = of.of.ids
-  levels = ids.codes.shape[1] if ids.quantizer is None else len(ids.quantizer.sizes)
-  return indexing.codes(ids.codes[:, :levels])
-
-
-def _clusters(of: Language, cfg: settings.Index) -> indexing.Prefixes:
-  return indexing.clusters(of.of.known, seed=cfg.seed)
-
-
-def _titles(of: Language, cfg: settings.Index) -> indexing.Index:
-  first = [" ".join(str(title).split()[: cfg.title_words]) for title in of.titles]
-  return indexing.titles(first, of.pieces.pieces)
-
-
-# A method `X+item` gives each item a token of its own behind its prefix, where `X` counts.
-INDEXES: dict[str, Callable[[Language, settings.Index], indexing.Index]] = {
-  "random": lambda of, cfg: indexing.randomly(
-    of.of.known.num_items, seed=cfg.seed, span=_span(cfg)
-  ),
-  "popularity": lambda of, cfg: indexing.by_popularity(of.of.known, span=_span(cfg)),
-  "time": lambda of, cfg: indexing.by_time(of.of.known, span=_span(cfg)),
-  "sequential": lambda of, cfg: indexing.sequentially(of.of.known, seed=cfg.seed, span=_span(cfg)),
-  "title": _titles,
-  "clusters": lambda of, cfg: indexing.counted(_clusters(of, cfg)),
-  "clusters+item": lambda of, cfg: indexing.independent(_clusters(of, cfg)),
-  "category": lambda of, cfg: indexing.counted(_categories(of)),
-  "category+item": lambda of, cfg: indexing.independent(_categories(of)),
-  "codes": lambda of, cfg: indexing.counted(_codes(of)),
-  "codes+item": lambda of, cfg: indexing.independent(_codes(of)),
 }

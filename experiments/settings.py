@@ -76,7 +76,7 @@ class SemanticIds:
 class Index:
   """Items -> tokens that a language model writes."""
 
-  method: str = "sequential"  # a name in experiments/language.py
+  method: str = "sequential"  # a name in experiments/indexes.py
   span: int = 2  # digits of a number in a token of its place; 0: a whole token each
   spelled: bool = False  # numbers as the vocabulary of texts cuts them, as P5 had them
   title_words: int = 8  # of the titles that items are written by

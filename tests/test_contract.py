@@ -328,6 +328,13 @@ def test_padding_changes_no_loss(made):
   np.testing.assert_allclose(a.sum, b.sum, rtol=1e-4)
 
 
+def test_an_unknown_user_gets_an_order_of_the_items(made):
+  name, system, assets, params, batch, learned = made
+  unknown = question(batch) | {"user": jnp.full(len(batch["history"]), PAD)}
+  scores = np.asarray(system.recommend(params, assets, unknown, k=ITEMS - 1).scores)
+  assert np.isfinite(scores).all() and (scores[:, 0] > scores[:, -1]).all()
+
+
 def test_recommended_items_are_distinct_and_exist(made):
   name, system, assets, params, batch, learned = made
   ranked = system.recommend(params, assets, question(batch), k=ITEMS - 1)

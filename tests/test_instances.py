@@ -206,15 +206,17 @@ def test_titles_in_pieces_of_the_vocabulary_can_be_identifiers():
   titled = ["", "Red lamp", "Red", "Red lamp", "A lamp"]
   few = TRAIN.take(TRAIN.item < 5)
   few = dataclasses.replace(few, items=few.items[:5])
-  index = indexing.titles(titled, split=pieces)
+  index = indexing.titles(titled, few.items, split=pieces)
   words = instances.vocabulary(WORDS, index, few.num_users)
   tokens, whole = whole_words.encode(words, instances.domain(few, index).items)
   wanted = [words.encode([title], eos=False)[0].tolist() for title in titled[1:]]
-  for at, copy in ((0, ["<copy_0>"]), (1, []), (2, ["<copy_1>"]), (3, [])):
-    assert tokens[at + 1].tolist() == [*wanted[at], *map(words.id, copy), words.eos]
+  copies = [row[-2] for row in (tokens[1], tokens[3])]  # of the two that have the same title
+  assert sorted(copies) == [words.id("<copy_0>"), words.id("<copy_1>")]
+  for at, copy in ((0, copies[:1]), (1, []), (2, copies[1:]), (3, [])):
+    assert tokens[at + 1].tolist() == [*wanted[at], *copy, words.eos]
     assert set(whole[at + 1].tolist()) == {1, 0}  # one word, however many pieces
   with pytest.raises(KeyError, match="no token '(Red|lamp|A)'"):
-    instances.vocabulary(WORDS, indexing.titles(titled), few.num_users)
+    instances.vocabulary(WORDS, indexing.titles(titled, few.items), few.num_users)
 
 
 def test_histories_and_reviews_are_cut_to_what_a_prompt_holds():
@@ -228,11 +230,88 @@ def test_histories_and_reviews_are_cut_to_what_a_prompt_holds():
   assert cut[0].values["review"] == "This one is"
 
 
-def test_a_source_that_is_too_long_is_cut_and_ends_and_this_is_said(caplog):
+def told_in(mixture, at, width):
+  """Instance `at` as a batch of this width tells it, read back from its tokens."""
+  batch = mixture.gather(np.array([at]), {"source": width, "target": mixture.target_len})
+  tokens, words = (list(batch[name]) for name in ("source", "words"))
+  text = mixture[at].text._replace(source=whole_words.decode(WORDS, tokens, words)[0])
+  return mixture[at].prompt.parse(text)
+
+
+def test_of_a_source_that_is_too_long_the_oldest_history_is_left_out_and_no_more(caplog):
+  ask = Prompt("sequential", "after {history} one of {candidates} ?", "{target}", "among")
+  cfg = instances.Config(target_len=16, candidates=3)
+  mixture = instances.Instances(ASKED[:1], [ask], SHOP, WORDS, cfg)
+  at = int(np.argmax(mixture.lengths))
+  whole, history = mixture[at].values, ASKED[0].history[at].tolist()
+  longest, least = int(mixture.lengths[at]), len(history) - 1
+  for less in range(2 * least + 1):  # an item is two tokens
+    told = told_in(mixture, at, longest - less)
+    assert items_of(told["history"]) == history[-(-less // 2) :] and least >= 2
+    assert told | {"history": whole["history"]} == whole
+  assert caplog.text == ""
+
+
+def test_of_what_a_user_rated_the_oldest_is_left_out_first():
+  q = questions.rating(TRAIN)
+  mixture = instances.Instances([q], [RATED], SHOP, WORDS, instances.Config(target_len=16))
+  at = int(np.argmax(mixture.lengths))
+  whole = mixture[at].values["rated"].split(", ")
+  found = [
+    told_in(mixture, at, int(n))["rated"].split(", ") for n in mixture.lengths[at] - np.arange(12)
+  ]
+  assert all(told == whole[: len(told)] for told in found)
+  assert len(found[0]) == len(whole) > len(found[1]) > len(found[-1]) >= 1
+
+
+def test_a_source_that_no_history_fits_is_cut_and_ends_and_this_is_said(caplog, monkeypatch):
+  monkeypatch.setattr(logging, "_log_counter_per_token", {})  # no earlier test has been told
   mixture = instances.Instances(ASKED[:1], [NEXT], SHOP, WORDS, instances.Config())
-  batch = mixture.gather(np.arange(4), {"source": 5, "target": 4})
-  assert batch["source"].shape == (4, 5) and (batch["source"][:, -1] == WORDS.eos).all()
-  assert "is cut to 5, its end lost" in caplog.text
+  batch = mixture.gather(np.arange(4), {"source": 4, "target": 4})
+  assert batch["source"].shape == (4, 4) and (batch["source"][:, -1] == WORDS.eos).all()
+  assert "4 of the 4 sources of a batch lose their end, cut to 4 tokens" in caplog.text
+
+
+def test_a_target_may_be_as_long_as_the_longest_answer():
+  cfg = instances.Config(target_len=0, candidates=4)
+  every = instances.Instances([ASKED[0], ASKED[1], ASKED[4]], OURS, SHOP, WORDS, cfg)
+  words = [*SHOP.items[1:], "yes", "no", "like", "dislike", "1", "2", "3", "4", "5"]
+  longest = int(WORDS.encode(words).lengths.max())
+  assert longest > 3 and every.widths(50) == {"source": 50, "target": longest}
+  items = instances.Instances(ASKED[:1], [NEXT], SHOP, WORDS, cfg)
+  assert (
+    asked.ranked(items).gather(np.arange(2), {"source": 50, "target": 3})["source"].shape[0] == 2
+  )
+  assert items.target_len == 3
+  said = Prompt("sequential", "after {history} ?", "it is {target}", "said")
+  more = instances.Instances(ASKED[:1], [said], SHOP, WORDS, cfg)
+  assert more.target_len == 3 + len(WORDS.encode(["it is"], eos=False)[0])
+  with pytest.raises(DataError, match="answer {explanation} has any length.*Say how many"):
+    instances.Instances([ASKED[2]], OURS, SHOP, WORDS, cfg)
+
+
+def test_a_fingerprint_tells_of_all_that_is_said_and_of_nothing_else():
+  def of(x=TRAIN, chosen=OURS, titles=SHOP.titles):
+    told = [questions.rating(x), questions.explanation(x), questions.summary(x)]
+    shown = dataclasses.replace(SHOP, titles=titles)
+    return instances.Instances(told, chosen, shown, WORDS).fingerprint
+
+  def changed(column, row, value):
+    column = column.copy()
+    column[row] = value
+    return column
+
+  same = interactions.replace(TRAIN, text=TRAIN.text.copy(), summary=TRAIN.fields["summary"].copy())
+  assert of(same) == of()
+  time = changed(TRAIN.timestamp, 1, TRAIN.timestamp[0])  # of one time: neither is the earlier
+  others = {
+    "review": of(interactions.replace(TRAIN, text=changed(TRAIN.text, 3, "Hm."))),
+    "summary": of(interactions.replace(TRAIN, summary=changed(TRAIN.fields["summary"], 3, "hm"))),
+    "time": of(interactions.replace(TRAIN, timestamp=time)),
+    "title": of(titles=[*SHOP.titles[:-1], "Other"]),
+    "prompt": of(chosen=[dataclasses.replace(p, source=f"so , {p.source}") for p in OURS]),
+  }
+  assert len({of(), *others.values()}) == 1 + len(others)
 
 
 def test_targets_that_are_cut_are_counted_once_aloud_and_answers_are_whole(caplog, monkeypatch):
@@ -392,7 +471,10 @@ def test_what_cannot_be_evaluated_is_named():
       {"cfg": instances.Config(weights=dict.fromkeys(prompts.TASKS, 0.0))},
       "a positive weight",
     ),
-    ({"cfg": instances.Config(target_len=2)}, "an item takes 3 tokens"),
+    (
+      {"questions": ASKED[:1], "prompts": [NEXT], "cfg": instances.Config(target_len=2)},
+      "an answer {target} takes 3 tokens with its end, a target holds 2.*0: as many as are needed",
+    ),
     ({"cfg": instances.Config(candidates=1)}, "at least 2 candidates"),
     (
       {"prompts": [*OURS, Prompt("explanation", "{feature} ?", "{explanation}", "f")]},

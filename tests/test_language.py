@@ -1,6 +1,8 @@
 """Runs in words: every way to write an item, families of questions, sums before or beside."""
 
+import dataclasses
 import json
+import logging
 import shutil
 import types
 
@@ -9,12 +11,13 @@ import numpy as np
 import pytest
 import toy
 
-from experiments import language, pipeline, results, settings
+from experiments import language, pipeline, results, settings, training
 from recjax.data import interactions, loader, splits
+from recjax.data.errors import DataError
 from recjax.nn import t5
 from recjax.semid import learn
 from recjax.systems.generative import p5, t5_rating
-from recjax.text import instances, t5_weights, vocab
+from recjax.text import instances, prompts, t5_weights, vocab, whole_words
 from recjax.train import loop, stages
 from recjax.types import PAD
 
@@ -23,7 +26,10 @@ VOCABULARY = "tokenizers/synthetic.model"
 
 def section(families=("sequential", "direct"), **more):
   mixture = instances.Config(
-    target_len=24, candidates=4, weights=dict.fromkeys(families, 1.0), size=64
+    target_len=0 if set(families) <= {"sequential", "direct", "rating"} else 24,
+    candidates=4,
+    weights=dict.fromkeys(families, 1.0),
+    size=64,
   )
   return settings.Prompts(**{"vocabulary": VOCABULARY, "instances": mixture, **more})
 
@@ -69,6 +75,9 @@ def test_every_index_names_each_item_once(ingredients, method):
   cfg = p5.Config(vocab=len(of.words))
   leaves = p5.assets(cfg, of.words, items)["trie"]["item"]
   assert sorted(np.asarray(leaves[: len(items) - 1])) == list(range(1, len(items)))
+  batch = loader.Batches(of.learned(), 16, max_len=64, seed=0)[0]
+  answers = whole_words.encode(of.words, [*items, "yes", "no"])[0]
+  assert batch["target"].shape[1] == answers.lengths.max()
   if method == "spelled":
     popular = np.bincount(ingredients.known.item).argmax()
     assert items[popular] == "0" and of.words.added[-1].startswith("<user_")
@@ -93,6 +102,52 @@ def test_a_run_answers_in_items_stars_and_texts(tmp_path):
   assert not (tmp_path / "recommender").exists()
   grid = results.render(table).splitlines()
   assert grid[0].split()[0] == "p5" and len(grid) > len(row) - 2  # many metrics: a row each
+
+
+def changed(ingredients, **parts):
+  """The shop with other parts, as a run would hold them."""
+  names = ("config", "data", "evaluation", "raw", "known", "before_test", "split")
+  return types.SimpleNamespace(**{name: getattr(ingredients, name) for name in names} | parts)
+
+
+def test_without_titles_prompts_that_tell_them_are_left_out_aloud(ingredients, caplog):
+  ids = ingredients.raw.catalog.ids
+  catalog = interactions.Catalog(ids, {"title": ids})
+  of = changed(ingredients, raw=dataclasses.replace(ingredients.raw, catalog=catalog))
+  caplog.set_level(logging.INFO, "experiments")
+  families = ("sequential", "direct", "rating", "explanation")
+  told, untold = (language.Language(section(families), x) for x in (ingredients, of))
+  parts = [{p for p in (*x.seen, *x.unseen) if p.fields & prompts.TITLES} for x in (told, untold)]
+  assert {p.name for p in parts[0]} == {"called", "from", "after", "say", "explain"}
+  assert parts[1] == set() and {p.task for p in untold.seen} == set(families)
+  every = len(told.seen) + len(told.unseen)
+  assert f"no titles: 6 of {every} prompts" in caplog.text  # `called` rates and is asked directly
+  for method, lacking in (("title", "titles"), ("category", "categories")):
+    bare = language.Language(section(index=settings.Index(method=method)), of)
+    with pytest.raises(DataError, match=f"index '{method}' needs {lacking}.*Index by clusters"):
+      _ = bare.index
+
+
+@pytest.mark.parametrize("family", ["sequential", "direct"])
+def test_what_a_user_has_met_is_denied_where_the_protocol_says_so(ingredients, family):
+  of, test = language.Language(section(), ingredients), ingredients.split.test
+  source = of.ranked(family, ingredients.before_test, test, deny_seen=True)
+  batch = loader.Batches(source, 8, max_len=64)[0]
+  before = ingredients.before_test
+  for user, denied in zip(batch["user"], batch["deny"], strict=True):
+    assert set(denied) - {PAD} == set(before.item[before.user == user])
+
+
+def test_changed_words_are_another_run(tmp_path):
+  path = tmp_path / "prompts.jsonl"
+  line = {"task": "direct", "name": "own", "source": "what for {user} ?", "target": "{target}"}
+  told = []
+  for source in ("what for {user} ?", "what for {user} ?", "and for {user} ?"):
+    path.write_text(json.dumps({**line, "source": source}))
+    run = pipeline.Run(config(p5, "prompts", section(("direct",), file=str(path))), tmp_path)
+    told.append(training._fingerprint(run))
+  assert told[0] == told[1] and told[0]["words"] != told[2]["words"]
+  assert told[0] | {"words": told[2]["words"]} == told[2]
 
 
 def t5_folder(folder, *, flan=True, **more):
@@ -184,6 +239,19 @@ def test_ratings_are_told_by_a_head_as_well(tmp_path):
   assert set(row) == {"seed", *(f"rating{k}/{m}" for k in ("", "_unseen") for m in ("rmse", "mae"))}
 
 
+def test_a_rating_head_has_the_classes_that_the_data_has_and_no_other_family(tmp_path):
+  """Half stars, and a rating that is none."""
+  run = pipeline.Run(config(t5_rating, "rating_prompts", section(("rating",))), tmp_path)
+  stars = run.raw.interactions.rating / 2
+  stars[7] = np.nan
+  x = interactions.replace(run.raw.interactions, rating=stars)
+  run.__dict__["raw"] = dataclasses.replace(run.raw, interactions=x)
+  assert run.built.config.values == (0.5, 1.0, 1.5, 2.0, 2.5)
+  both = config(t5_rating, "rating_prompts", section(("rating", "summary")))
+  with pytest.raises(ValueError, match="answers ratings alone.*has rating, summary: leave"):
+    _ = pipeline.Run(both, tmp_path).built
+
+
 def test_what_is_written_is_compared_with_what_users_wrote(ingredients):
   """The task `summary` on the shop's events with a summary for each; the answers are fixed."""
   x = ingredients.known
@@ -237,8 +305,9 @@ def test_the_scale_of_a_task_vector_is_what_validates_best(tmp_path):
   def measure(params):
     return {"near": -abs(float(params["x"]) - 11.0)}
 
+  tuned = tuned._replace(seconds=100.0)
   same = language.added(tuned, stage, lambda p: p, measure, "near", workdir=tmp_path)
-  assert same.metrics["sums_scale"] == 0.5
+  assert same.metrics["sums_scale"] == 0.5 and same.seconds > 100  # of both trainings
   assert float(same.params["x"]) == pytest.approx(11.0, abs=0.05)
   with pytest.raises(ValueError, match="the metric that chooses its scale"):
     language.added(tuned, stage, lambda p: p, measure, None, workdir=tmp_path)
@@ -272,7 +341,7 @@ def test_what_a_config_lacks_is_named(ingredients, tmp_path):
     pipeline.Run(config(p5, "prompts", section(sums="first")), tmp_path).train(0)
 
 
-def test_a_file_of_prompts_adds_to_ours_or_stands_alone(tmp_path):
+def test_a_file_of_prompts_adds_to_ours_or_stands_alone(ingredients, tmp_path):
   path = tmp_path / "prompts.jsonl"
   lines = [
     {"task": "direct", "name": name, "source": f"{name} for {{user}} ?", "target": "{target}"}
@@ -281,10 +350,10 @@ def test_a_file_of_prompts_adds_to_ours_or_stands_alone(tmp_path):
   path.write_text("\n".join(map(json.dumps, lines)))
   names = {}
   for replace in (False, True):
-    of = language.Language(section(("direct",), file=str(path), replace=replace), None)
+    of = language.Language(section(("direct",), file=str(path), replace=replace), ingredients)
     names[replace] = [p.name for p in of.seen], [p.name for p in of.unseen]
   assert names[True] == (["one"], ["two"])
-  ours = language.Language(section(("direct",)), None)
+  ours = language.Language(section(("direct",)), ingredients)
   assert names[False] == (["one", "two", *(p.name for p in ours.seen)], [ours.unseen[0].name])
   path.write_text(json.dumps({**lines[0], "name": "best"}))
   with pytest.raises(ValueError, match="already: direct/best"):

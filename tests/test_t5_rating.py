@@ -20,7 +20,8 @@ HEADS = ("classes", "regression")
 
 def config(**more):
   sizes = {"dim": 16, "heads": 2, "head_dim": 8, "ff": 32, "layers": 1, "decoder_layers": 1}
-  return t5_rating.Config(vocab=len(WORDS), **{**sizes, "dropout": 0.0, **more})
+  stars = {"values": (1.0, 2.0, 3.0, 4.0, 5.0)}
+  return t5_rating.Config(vocab=len(WORDS), **{**sizes, **stars, "dropout": 0.0, **more})
 
 
 def batches(x, size, **options):

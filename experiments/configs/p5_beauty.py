@@ -3,10 +3,11 @@
 From scratch, 10,000 steps of 128 questions, some twelve epochs of the sequential ones; not yet
 measured. Items are numbered from the training part alone; P5's own numbers followed whole
 histories, test items included, so its figures are no aim. Other ways to write an item:
---config.prompts.index.method=clusters (or random, popularity, title, category, codes, codes+item
-...), with --name=p5_beauty_clusters for the record. From a downloaded T5, its vocabulary and sizes
-too: --config.prompts.pretrained=FOLDER. Full ranking by constrained beams, repeats allowed, the
-last event of each user tests.
+--config.prompts.index.method=clusters (or any other but `time`: these files have no times), with
+--name=p5_beauty_clusters for the record. A target is as long as the longest item; of a history as
+much is told as a source holds. From a downloaded T5, its vocabulary and sizes too:
+--config.prompts.pretrained=FOLDER. Full ranking by constrained beams, repeats allowed, the last
+event of each user tests.
 
     python -m experiments.run --config=experiments/configs/p5_beauty.py --workdir=runs/p5_beauty
 
@@ -29,14 +30,14 @@ def get_config():
     seeds=(0,),
     batch_size=128,
     # max_len: tokens of a source; `instances.max_history` limits histories
-    data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=96),
+    data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=128),
     semantic_ids=settings.SemanticIds(),
     text=settings.Text(template="{title} {categories}", dim=384),
     prompts=settings.Prompts(
       vocabulary="t5_vocab/spiece.model",
       index=settings.Index(method="sequential", span=2),
       instances=instances.Config(
-        target_len=16,
+        target_len=0,
         max_history=10,
         candidates=5,
         weights={"sequential": 3.0, "direct": 1.0},
@@ -44,7 +45,7 @@ def get_config():
       ),
     ),
     model=settings.model(
-      p5.Config, dim=512, heads=8, head_dim=64, ff=2048, layers=6, whole_words=96, length=16
+      p5.Config, dim=512, heads=8, head_dim=64, ff=2048, layers=6, whole_words=128, length=16
     ),
     train=loop.Config(
       steps=10_000,

@@ -27,11 +27,16 @@ class Asked:
   def lengths(self) -> np.ndarray:
     return self.of.lengths
 
+  @property
+  def fingerprint(self) -> str:
+    """A hash of what batches are made of, see `Instances`."""
+    return self.of.fingerprint
+
   def widths(self, max_len: int) -> dict[str, int]:
     return {**self.of.widths(max_len), **self.answer.widths(max_len)}
 
   def gather(self, rows: np.ndarray, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
-    batch = self.of.gather(rows, {**widths, "target": self.of.cfg.target_len})
+    batch = self.of.gather(rows, {**widths, "target": self.of.target_len})
     return {"source": batch["source"], "words": batch["words"], **self.answer.gather(rows, widths)}
 
 

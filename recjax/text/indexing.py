@@ -12,7 +12,9 @@ Foundation Models") and OpenP5 (Xu et al., SIGIR 2024), and semantic ids.
 So collaborative indexing is `counted(clusters(train))`, semantic indexing `counted(category_tree(
 categories))`, and the codes of a residual quantiser tell items apart by either.
 
-What is learned from interactions is learned from those given, which must be the training part.
+What is learned from interactions is learned from those given, which must be the training part. All
+else (ties, items that nobody met, numbers among what is alike) goes by raw ids, shuffled: neither
+rows nor raw ids may be read as an order, for both may count first meetings, held-out ones too.
 
 A number is one whole token, or digits cut into spans of a fixed width from the left of the number
 with zeros in front: 1003 of 20000, in spans of two, is 0 10 03, as the tokens <s0_0> <s1_10>
@@ -52,6 +54,14 @@ class Prefixes:
 
   tokens: np.ndarray  # [I, P] int32, right-padded with PAD; row PAD is all PAD
   vocab: tuple[str, ...]  # token -> how it is written; the first is the padding
+  items: np.ndarray  # [I] raw ids
+
+  def __post_init__(self):
+    if len(self.items) != len(self.tokens):
+      raise DataError(
+        f"{len(self.items) - 1} raw ids for the prefixes of {len(self.tokens) - 1} items",
+        remedy="Bring both in the order of the events' items, see interactions.align.",
+      )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,16 +101,16 @@ class Index:
     return " ".join(self.vocab[t] for t in self.tokens[item] if t != PAD)
 
 
-def randomly(num_items: int, *, seed: int, span: int | None = None) -> Index:
-  """In random order."""
-  order = np.random.default_rng(seed).permutation(num_items - 1) + 1
-  return _numbers(order, span)
+def randomly(items: np.ndarray | int, *, seed: int, span: int | None = None) -> Index:
+  """In random order, of raw ids [I] or, where the rows are the ids, of so many rows."""
+  ids = np.arange(items) if isinstance(items, int) else items
+  return _numbers(_shuffled(ids, seed), span)
 
 
 def by_popularity(train: Interactions, *, span: int | None = None) -> Index:
-  """The most popular first; ties, and items that nobody met, by their row."""
-  count = np.bincount(train.item, minlength=train.num_items)[1:]
-  return _numbers(np.argsort(-count, kind="stable") + 1, span)
+  """The most popular first."""
+  count, order = np.bincount(train.item, minlength=train.num_items), _shuffled(train.items)
+  return _numbers(order[np.argsort(-count[order], kind="stable")], span)
 
 
 def by_time(train: Interactions, *, span: int | None = None) -> Index:
@@ -119,26 +129,33 @@ def by_time(train: Interactions, *, span: int | None = None) -> Index:
       "these are places within each history",
       remedy="Index by sequential, popularity or random, or read a source with real times.",
     )
-  when = train.item[np.argsort(train.timestamp, kind="stable")]
-  return _numbers(_met_first(when, train.num_items), span)
+  rank = np.argsort(_shuffled(train.users))
+  order = np.lexsort((rank[train.user - 1], train.timestamp))
+  return _numbers(_met_first(train.item[order], train.items), span)
 
 
 def sequentially(train: Interactions, *, seed: int, span: int | None = 2) -> Index:
   """Users in random order, the items of each in theirs, so that items met together are near.
 
-  With spans such items share their first tokens. Items that nobody met come last, by their row.
+  With spans such items share their first tokens. Items that nobody met come last.
   """
   prepare.check_ordered(train)
-  rank = np.random.default_rng(seed).permutation(train.num_users)
-  order = np.argsort(rank[train.user], kind="stable")
-  return _numbers(_met_first(train.item[order], train.num_items), span)
+  rank = np.argsort(_shuffled(train.users, seed))
+  order = np.argsort(rank[train.user - 1], kind="stable")
+  return _numbers(_met_first(train.item[order], train.items), span)
 
 
-def _met_first(items: np.ndarray, num_items: int) -> np.ndarray:
+def _met_first(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
   """[I - 1] every item once: those of the events by first appearance, then the others."""
-  met, first = np.unique(items, return_index=True)
-  rest = np.setdiff1d(np.arange(1, num_items), met)
-  return np.concatenate([met[np.argsort(first)], rest])
+  met, first = np.unique(rows, return_index=True)
+  order = _shuffled(ids)
+  return np.concatenate([met[np.argsort(first)], order[~np.isin(order, met)]])
+
+
+def _shuffled(ids: np.ndarray, seed: int = 0) -> np.ndarray:
+  """[I - 1] the rows of raw ids [I], PAD left out, in a random order that follows from these."""
+  rows = np.argsort(ids[PAD + 1 :], kind="stable") + 1
+  return rows[np.random.default_rng(seed).permutation(len(rows))]
 
 
 def _numbers(order: np.ndarray, span: int | None) -> Index:
@@ -146,35 +163,40 @@ def _numbers(order: np.ndarray, span: int | None) -> Index:
   number = np.empty(len(order) + 1, np.int64)
   number[order] = np.arange(len(order))
   if span is None:
-    return _whole(_levels(number[1:, None], ["number"]))
+    return _whole(number[1:, None], ["number"])
   if span < 1:
     raise ValueError(f"a span has at least 1 digit, not {span}")
   count = -(-len(str(max(len(order) - 1, 0))) // span)
   power = 10 ** (span * np.arange(count)[::-1])
   digits = number[1:, None] // power[None] % 10**span
-  return _whole(_levels(digits, [f"s{i}" for i in range(count)]))
+  return _whole(digits, [f"s{i}" for i in range(count)])
 
 
-def _whole(prefixes: Prefixes) -> Index:
-  """Prefixes that tell every item apart already."""
-  return _finished(prefixes, np.full(len(prefixes.tokens) - 1, -1), "none")
+def _whole(values: np.ndarray, names: Sequence[str]) -> Index:
+  """Levels that tell every item apart already."""
+  prefixes = _levels(values, names, np.arange(len(values) + 1))
+  return _finished(prefixes, np.full(len(values), -1), "none")
 
 
-def titles(texts: Sequence[str], split: Callable[[str], list[str]] = str.split) -> Index:
-  """The words of each title (row PAD ignored), or what else `split` makes of it.
+def titles(
+  texts: Sequence[str], items: np.ndarray, split: Callable[[str], list[str]] = str.split
+) -> Index:
+  """The words of each title (row PAD ignored), or what else `split` makes of it; `items` raw ids.
 
   Titles of the same words get a further token, a number among them; so do empty ones. Angle
   brackets are left out: they mark tokens that are no words.
   """
   words = [split(str(text).replace("<", " ").replace(">", " ")) for text in texts[PAD + 1 :]]
-  flat, known = interactions.number(interactions.strings([w for row in words for w in row]))
+  flat = interactions.strings([word for row in words for word in row])
+  known, number = np.unique(flat, return_inverse=True)
   length = np.array([len(row) for row in words], np.int64)
   tokens = np.zeros((len(words) + 1, max(length, default=0) or 1), np.int32)
   row = np.repeat(np.arange(len(words)), length)
-  tokens[row + 1, np.arange(len(flat)) - np.repeat(np.cumsum(length) - length, length)] = flat
-  prefixes = Prefixes(tokens, (_PADDING, *known[1:].tolist()))
-  number, same = _nth(tokens[1:])
-  return _finished(prefixes, np.where((same > 1) | (length == 0), number, -1), "copy")
+  place = np.arange(len(flat)) - np.repeat(np.cumsum(length) - length, length)
+  tokens[row + 1, place] = number.reshape(-1) + 1
+  prefixes = Prefixes(tokens, (_PADDING, *known.tolist()), items)
+  nth, same = _nth(prefixes)
+  return _finished(prefixes, np.where((same > 1) | (length == 0), nth, -1), "copy")
 
 
 def spelled(index: Index, split: Callable[[str], list[str]]) -> Index:
@@ -190,34 +212,35 @@ def spelled(index: Index, split: Callable[[str], list[str]]) -> Index:
   written = [index.vocab[token].removeprefix(name).rstrip(">") for token in index.tokens[1:, 0]]
   if not all(number.isdecimal() for number in written):
     raise DataError("the tokens of the index are no numbers", remedy="Index by numbers.")
-  return titles(["", *written], split)
+  texts = np.array(["", *written])
+  return titles(texts, texts, split)
 
 
-def codes(codes: np.ndarray) -> Prefixes:
-  """Semantic ids [I, P], row PAD ignored."""
+def codes(codes: np.ndarray, items: np.ndarray) -> Prefixes:
+  """Semantic ids [I, P] of the raw ids `items`, row PAD ignored."""
   codes = np.asarray(codes)
   if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
     raise DataError(f"codes are whole numbers [items, levels], not {codes.dtype} {codes.shape}")
   if codes[1:].min(initial=0) < 0:
     item = int(np.argmax((codes[1:] < 0).any(1))) + 1
     raise DataError(f"item {item} has no code", remedy="Code the whole catalogue first.")
-  return _levels(codes[1:], [chr(ord("a") + i) for i in range(codes.shape[1])])
+  return _levels(codes[1:], [chr(ord("a") + i) for i in range(codes.shape[1])], items)
 
 
-def category_tree(paths: Sequence[Sequence[str]]) -> Prefixes:
-  """Categories from broad to narrow (row PAD ignored), a token for each at its depth."""
+def category_tree(paths: Sequence[Sequence[str]], items: np.ndarray) -> Prefixes:
+  """Categories of raw ids from broad to narrow (row PAD ignored), a token for each at its depth."""
   paths = list(paths[PAD + 1 :])
   columns, names = [], []
   for depth in range(max(map(len, paths), default=0)):
     deep = np.array([len(path) > depth for path in paths])
     found = [f"<category{depth}_{_name(path[depth])}>" for path in paths if len(path) > depth]
-    number, known = interactions.number(interactions.strings(found))
+    known, number = np.unique(interactions.strings(found), return_inverse=True)
     column = np.full(len(paths), -1)
-    column[deep] = number - 1
+    column[deep] = number.reshape(-1)
     columns.append(column)
-    names.append(known[1:].tolist())
+    names.append(known.tolist())
   values = np.stack(columns, axis=1) if columns else np.empty((len(paths), 0), np.int64)
-  return _joined(values, names)
+  return _joined(values, names, items)
 
 
 def _name(category: str) -> str:
@@ -233,7 +256,8 @@ def clusters(train: Interactions, *, count: int = 20, leaf: int = 500, seed: int
   """
   if count < 2 or leaf < 1:
     raise ValueError(f"a split makes at least 2 clusters and a leaf has an item: {count}, {leaf}")
-  graph = _together(train)
+  order = _shuffled(train.items)
+  graph = _together(train, order)
   paths = np.full((train.num_items - 1, 0), -1)
   key = jax.random.key(seed)
   wide = [np.arange(train.num_items - 1)] if train.num_items - 1 > leaf else []
@@ -246,19 +270,21 @@ def clusters(train: Interactions, *, count: int = 20, leaf: int = 500, seed: int
       parts = [node[label == i] for i in range(label.max() + 1)]
       deeper += [part for part in parts if len(part) > leaf]
     paths, wide = np.concatenate([paths, column[:, None]], axis=1), deeper
-  return _levels(paths, [f"cluster{i}" for i in range(paths.shape[1])])
+  values = paths[np.argsort(order)]
+  return _levels(values, [f"cluster{i}" for i in range(values.shape[1])], train.items)
 
 
-def _together(train: Interactions) -> scipy.sparse.csr_matrix:
-  """[I - 1, I - 1] how many users met both."""
+def _together(train: Interactions, order: np.ndarray) -> scipy.sparse.csr_matrix:
+  """[I - 1, I - 1] how many users met both, of the items in this order."""
   shape = (train.num_users, train.num_items - 1)
-  ones = np.ones(len(train), np.float64)
-  met = scipy.sparse.csr_matrix((ones, (train.user, train.item - 1)), shape)
+  ones, node = np.ones(len(train), np.float64), np.argsort(order)[train.item - 1]
+  met = scipy.sparse.csr_matrix((ones, (train.user, node)), shape)
   met.sum_duplicates()
   met.data[:] = 1
   both = (met.T @ met).tocsr()
   both.setdiag(0)
   both.eliminate_zeros()
+  both.sort_indices()  # sums over a row go by its order
   return both
 
 
@@ -302,17 +328,16 @@ def _spectral(graph: scipy.sparse.csr_matrix, count: int, key: jax.Array) -> np.
 
 
 def counted(prefixes: Prefixes) -> Index:
-  """A number among the items of the same prefix, in the order of their rows.
+  """A number among the items of the same prefix.
 
   The tokens of these numbers are the same below every prefix.
   """
-  number, _ = _nth(prefixes.tokens[1:])
-  return _finished(prefixes, number, "leaf")
+  return _finished(prefixes, _nth(prefixes)[0], "leaf")
 
 
 def independent(prefixes: Prefixes) -> Index:
   """A token of its own for each item behind its prefix."""
-  return _finished(prefixes, np.arange(len(prefixes.tokens) - 1), "item")
+  return _finished(prefixes, np.argsort(_shuffled(prefixes.items)), "item")
 
 
 def _finished(prefixes: Prefixes, number: np.ndarray, name: str) -> Index:
@@ -326,28 +351,30 @@ def _finished(prefixes: Prefixes, number: np.ndarray, name: str) -> Index:
   return Index(tokens[:, : longest + 1], (*prefixes.vocab, *last))
 
 
-def _nth(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """[N] how many earlier rows are the same as this one, and how many are in all."""
-  _, group, size = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-  group = group.reshape(-1)
-  nth = np.empty(len(rows), np.int64)
-  nth[np.argsort(group, kind="stable")] = np.arange(len(rows)) - np.repeat(
+def _nth(prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray]:
+  """[I - 1] the number of each item among those of its prefix, and how many these are."""
+  _, group, size = np.unique(prefixes.tokens[1:], axis=0, return_inverse=True, return_counts=True)
+  group, order = group.reshape(-1), _shuffled(prefixes.items) - 1
+  nth = np.empty(len(group), np.int64)
+  nth[order[np.argsort(group[order], kind="stable")]] = np.arange(len(group)) - np.repeat(
     np.cumsum(size) - size, size
   )
   return nth, size[group]
 
 
-def _levels(values: np.ndarray, names: Sequence[str]) -> Prefixes:
+def _levels(values: np.ndarray, names: Sequence[str], items: np.ndarray) -> Prefixes:
   """From numbers [I - 1, P]; each level has tokens of its own, `<name_0>`, `<name_1>` ..."""
   tops = values.max(0, initial=-1)
   return _joined(
-    values, [vocabularies.numbered(n, int(top) + 1) for n, top in zip(names, tops, strict=True)]
+    values,
+    [vocabularies.numbered(n, int(top) + 1) for n, top in zip(names, tops, strict=True)],
+    items,
   )
 
 
-def _joined(values: np.ndarray, names: Sequence[Sequence[str]]) -> Prefixes:
+def _joined(values: np.ndarray, names: Sequence[Sequence[str]], items: np.ndarray) -> Prefixes:
   """From numbers [I - 1, P] and what each level's are called; -1, only at the end, is PAD."""
   offsets = 1 + np.cumsum([0, *map(len, names)])[:-1]
   tokens = np.zeros((len(values) + 1, values.shape[1]), np.int32)
   tokens[1:] = np.where(values >= 0, values + offsets[None], PAD)
-  return Prefixes(tokens, (_PADDING, *(name for level in names for name in level)))
+  return Prefixes(tokens, (_PADDING, *(name for level in names for name in level)), items)

@@ -7,7 +7,9 @@ negatives drawn anew, and of one with more a part is drawn without replacement. 
 loader repeats these instances: `size` may be that of a whole run.
 
 A batch: source [B, S] and its whole words [B, S] (see `whole_words`), target [B, T]. `asked` brings
-the true item or rating in place of the target, which is what evaluation wants.
+the true item or rating in place of the target, which is what evaluation wants. A source that does
+not fit tells less of the user's history, the oldest left out first; only where its newest item
+alone is too much, the end is cut.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from recjax.text import vocab as vocabularies
 from recjax.text import whole_words
 from recjax.text.indexing import Index
 from recjax.text.prompts import Prompt, Text
-from recjax.text.questions import Questions
+from recjax.text.questions import Questions, digest
 from recjax.text.vocab import SentencePieces
 from recjax.types import PAD
 
@@ -41,8 +43,8 @@ _CHUNK = 1024  # instances put into words at a time
 class Config:
   """How much a prompt holds, and how often each task comes."""
 
-  target_len: int = 64  # tokens of an answer
-  max_history: int = 20  # the last items of a history, or that a user rated
+  target_len: int = 64  # tokens of an answer; 0: as many as the longest takes
+  max_history: int = 20  # the last items of a history, or that a user rated, or those that fit
   review_words: int = 100  # the first words of a review
   candidates: int = 20  # items to choose from, the true one among them
   # task -> how often it comes, beside the others; {}: every example once
@@ -137,12 +139,13 @@ class Instances:
           )
       self._check_negatives(q)
     _ = self._ratings  # an error now, not in the middle of a training
-    longest = int(whole_words.encode(self.words, self.domain.items)[0].lengths.max())
-    if longest > self.cfg.target_len:
-      raise DataError(
-        f"an item takes {longest} tokens with its end, a target holds {self.cfg.target_len}",
-        remedy="Raise target_len, or index with fewer tokens.",
-      )
+    for target, longest in self._longest.items():
+      if longest > self.target_len:
+        raise DataError(
+          f"an answer {target} takes {longest} tokens with its end, a target holds "
+          f"{self.target_len}",
+          remedy="Raise target_len (0: as many as are needed), or index with fewer tokens.",
+        )
 
   @functools.cached_property
   def counts(self) -> np.ndarray:
@@ -168,24 +171,26 @@ class Instances:
     return np.concatenate([self._sources(r)[0].lengths for r in rows])
 
   def widths(self, max_len: int) -> dict[str, int]:
-    return {"source": max_len, "target": self.cfg.target_len}
+    return {"source": max_len, "target": self.target_len}
+
+  @functools.cached_property
+  def target_len(self) -> int:
+    """Tokens of an answer at most."""
+    return self.cfg.target_len or max(self._longest.values())
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """A hash of what batches are made of, beside the config: prompts, words, data."""
+    said = [part for prompt in self.prompts for part in dataclasses.astuple(prompt)]
+    asked = [q.fingerprint for q in self.questions]
+    names = (self.domain.items, self.domain.users, self.domain.titles)
+    return digest([self.words.fingerprint], said, *names, asked)
 
   def gather(self, rows: np.ndarray, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
     """The batch of these rows, in words first."""
-    texts = [self[i].text for i in rows]
-    tokens, words = self._sources(rows, texts)
-    every, width = np.arange(len(rows)), widths["source"]
-    if tokens.lengths.max() > width:
-      logging.log_first_n(
-        logging.WARNING,
-        "a source of %d tokens is cut to %d, its end lost: lower max_history, candidates or "
-        "review_words, or raise max_len",
-        1,
-        int(tokens.lengths.max()),
-        width,
-      )
-      tokens, words = whole_words.encode(self.words, [t.source for t in texts], max_len=width)
-    answers, most = [t.target for t in texts], self.cfg.target_len
+    texts, every, width = [self[i].text for i in rows], np.arange(len(rows)), widths["source"]
+    tokens, words = self._fitting(rows, texts, width)
+    answers, most = [t.target for t in texts], self.target_len
     target, _ = whole_words.encode(self.words, answers)
     if target.lengths.max() > most:
       logging.log_first_n(
@@ -205,8 +210,36 @@ class Instances:
       "target": target.right_padded(every, widths["target"], fill=self.words.pad),
     }
 
+  def _fitting(self, rows, texts: Sequence[Text], width: int) -> tuple[Ragged, Ragged]:
+    """The sources in tokens and whole words, with as much of each history as fits."""
+    tokens, words = self._sources(rows, texts)
+    over = tokens.lengths - width
+    if over.max() <= 0:
+      return tokens, words
+    texts = [
+      self._made(i, n).text if n > 0 else t for i, n, t in zip(rows, over, texts, strict=True)
+    ]
+    tokens, words = self._sources(rows, texts)
+    if tokens.lengths.max() > width:
+      logging.log_first_n(
+        logging.WARNING,
+        "%d of the %d sources of a batch lose their end, cut to %d tokens: with an item of history "
+        "the longest has %d; lower candidates or review_words, or raise max_len",
+        1,
+        int((tokens.lengths > width).sum()),
+        len(tokens),
+        width,
+        int(tokens.lengths.max()),
+      )
+      tokens, words = whole_words.encode(self.words, [t.source for t in texts], max_len=width)
+    return tokens, words
+
   def __getitem__(self, i: int) -> Instance:
-    """Instance i, as a person reads it."""
+    """Instance i, as a person reads it, its history whole."""
+    return self._made(i)
+
+  def _made(self, i: int, over: int = 0) -> Instance:
+    """Instance i, without the oldest of its history: `over` tokens of it, or all but one item."""
     if not 0 <= i < len(self):
       raise IndexError(f"there are instances 0..{len(self) - 1}, not {i}")
     at = int(np.searchsorted(np.cumsum(self.counts), i, side="right"))
@@ -215,7 +248,11 @@ class Instances:
     example = nth % len(q) if self._drawn[at] is None else int(self._drawn[at][nth])
     prompts = self._prompts[q.task]
     prompt = prompts[int(rng.integers(len(prompts)))]
-    values = self._values(q, example, prompt, rng)
+    before = self._before(q, example, prompt)
+    if over > 0 and before:
+      freed = np.cumsum(whole_words.encode(self.words, before)[0].lengths - 1)
+      before = before[np.searchsorted(freed, over) + 1 :] or before[-1:]
+    values = self._values(q, example, prompt, before, rng)
     return Instance(prompt, values, prompt.render(values))
 
   def answers(self) -> list[str]:
@@ -238,11 +275,46 @@ class Instances:
       drawn.append(rng.permutation(len(q))[:count] if count < len(q) else None)
     return drawn
 
+  @functools.cached_property
+  def _longest(self) -> dict[str, int]:
+    """Template of an answer -> the most tokens it takes, its end counted, where there is a most."""
+    given = [q.columns["rating"][q.row] for q in self.questions if "rating" in q.columns]
+    known = {
+      "{target}": self.domain.items,
+      "{rating}": [f"{rating:g}" for rating in np.unique(np.concatenate([[0.0], *given]))],
+      "{answer}": ("yes", "no"),
+      "{opinion}": ("like", "dislike"),
+    }
+    found = {}
+    for target in sorted({p.target for q in self.questions for p in self._prompts[q.task]}):
+      parts = [known.get(w, () if w.startswith("{") else (w,)) for w in target.split()]
+      if all(len(part) for part in parts):
+        sizes = [whole_words.encode(self.words, part)[0].lengths.max() - 1 for part in parts]
+        found[target] = int(sum(sizes)) + 1
+      elif not self.cfg.target_len:
+        raise DataError(
+          f"an answer {target} has any length, so target_len cannot be 0",
+          remedy="Say how many tokens of it are learned.",
+        )
+    return found
+
   def _sources(self, rows, texts: Sequence[Text] | None = None) -> tuple[Ragged, Ragged]:
     texts = [self[i].text for i in rows] if texts is None else texts
     return whole_words.encode(self.words, [text.source for text in texts])
 
-  def _values(self, q: Questions, at: int, prompt: Prompt, rng) -> dict[str, str]:
+  def _before(self, q: Questions, at: int, prompt: Prompt) -> list[str]:
+    """What the prompt tells of the user's history, an item each, oldest first."""
+    if not prompt.fields & {"history", "rated"}:
+      return []
+    met = q.history[at][-self.cfg.max_history :].tolist()
+    if "history" in prompt.fields:
+      return [self.domain.items[i] for i in met]
+    stars = q.stars[at][-self.cfg.max_history :]
+    return [f"{self.domain.titles[i]} ({s:g})" for i, s in zip(met, stars, strict=True)]
+
+  def _values(
+    self, q: Questions, at: int, prompt: Prompt, before: Sequence[str], rng
+  ) -> dict[str, str]:
     """What stands in the place of each field of the prompt."""
     shop, user, item = self.domain, int(q.user[at]), int(q.item[at])
     row, fields = q.row[at], prompt.fields
@@ -250,16 +322,11 @@ class Instances:
     found = {name: self._told(name, q.columns[name][row]) for name in said}
     found |= {"user": shop.users[user], "item": shop.items[item], "target": shop.items[item]}
     found["title"] = shop.titles[item]
-    if "history" in fields:
-      found["history"] = self._listed(q.history[at][-self.cfg.max_history :])
-    if "rated" in fields:
-      most = self.cfg.max_history
-      met, stars = (rows[at][-most:][::-1] for rows in (q.history, q.stars))
-      told = [f"{shop.titles[i]} ({s:g})" for i, s in zip(met, stars, strict=True)]
-      found["rated"] = ", ".join(told) or "nothing"
+    found["history"] = " ".join(before)  # each a word of its own
+    found["rated"] = ", ".join(before[::-1]) or "nothing"
     if "candidates" in fields:
       others = self._others(rng, user, item, self.cfg.candidates - 1)
-      found["candidates"] = self._listed(rng.permutation([item, *others]))
+      found["candidates"] = " ".join(shop.items[i] for i in rng.permutation([item, *others]))
     true = bool(rng.integers(2))
     found["answer"] = "yes" if true else "no"
     if fields & {"candidate", "candidate_title"}:
@@ -308,9 +375,6 @@ class Instances:
       return f"{value:g}"
     words = _plain(value).split()
     return " ".join(words[: self.cfg.review_words] if name == "review" else words)
-
-  def _listed(self, items: Sequence[int]) -> str:
-    return " ".join(self.domain.items[i] for i in items)  # each a word of its own
 
   def _others(self, rng, user: int, item: int, n: int) -> list[int]:
     """Up to n different items that the user has not met, in random order, `item` not among them.

@@ -44,6 +44,7 @@ TASKS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     ("direct", "user candidates candidate candidate_title", "target answer"),
   )
 }
+TITLES = frozenset({"title", "candidate_title", "rated"})  # what titles are told in
 _DOUBTFUL = {"candidate", "candidate_title", "guess"}  # true or not: what {answer} says
 _FIELD = re.compile(r"\{(\w+)\}")
 _KEYS = ("task", "name", "source", "target")

@@ -7,8 +7,10 @@ words when a batch is gathered. Texts stay where they are, in the columns of the
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from absl import logging
@@ -41,10 +43,34 @@ class Questions:
     rows = {"history": self.history, "rated": self.stars}
     return {*self.columns, *(name for name, x in rows.items() if x is not None)}
 
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """A hash of all that is asked; of the columns only the rows that count are read."""
+    before = [x for x in (self.history, self.stars) if x is not None]
+    parts = [part for x in before for part in (x.values, x.start, x.stop)]
+    for name, column in sorted(self.columns.items()):
+      number = np.issubdtype(column.dtype, np.number)
+      parts += [[name], column[self.row] if number else map(column.__getitem__, self.row)]
+    return digest([self.task], self.user, self.item, self.row, *parts)
+
   def take(self, rows: np.ndarray) -> Questions:
     history, stars = (None if x is None else x.take(rows) for x in (self.history, self.stars))
     parts = {n: getattr(self, n)[rows] for n in ("user", "item", "row")}
     return dataclasses.replace(self, **parts, history=history, stars=stars)
+
+
+def digest(*columns: np.ndarray | Iterable[str]) -> str:
+  """A hash of columns of numbers and of texts; these are read one by one."""
+  made = hashlib.sha256()
+  for column in columns:
+    if isinstance(column, np.ndarray) and np.issubdtype(column.dtype, np.number):
+      made.update(column.tobytes())
+    else:
+      for text in column:
+        data = str(text).encode("utf-8", "surrogatepass")
+        made.update(len(data).to_bytes(8, "little") + data)  # the length keeps neighbours apart
+    made.update(b"end")
+  return made.hexdigest()
 
 
 def sequential(found: Examples) -> Questions:

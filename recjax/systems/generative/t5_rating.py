@@ -34,7 +34,7 @@ class Config:
   """Flan-T5-base; `make` takes other T5s by their own config."""
 
   vocab: int  # V
-  values: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)  # the ratings there are, ascending
+  values: tuple[float, ...]  # the ratings there are, ascending
   regression: bool = False  # one number, not a class for each rating
   dim: int = 768
   heads: int = 12
@@ -48,7 +48,10 @@ class Config:
 
   def __post_init__(self):
     if len(self.values) < 2 or list(self.values) != sorted(set(self.values)):
-      raise ValueError(f"the ratings must be two or more and ascending, they are {self.values}")
+      raise ValueError(
+        f"the ratings must be two or more and ascending, they are {self.values}: take a source "
+        "whose events have some"
+      )
 
   @property
   def t5(self) -> t5.Config:
