@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from recjax.data import examples, interactions, loader
 from recjax.systems.sequential import sasrec
 
 B, T, ITEMS = 3, 6, 30
@@ -43,6 +44,21 @@ def every_logit(cfg, params, batch):
   logits = np.asarray(states(cfg, params, batch["history"]) @ params["items"].T, np.float64)
   logits[..., 0] = -np.inf
   return logits
+
+
+def test_histories_that_share_a_row_are_learned_as_alone():
+  rng = np.random.default_rng(0)
+  user = np.repeat(np.arange(9), [2, 3, 4, 2, 8, 3, 14, 5, 2])
+  x = interactions.from_columns(user, rng.integers(0, ITEMS - 1, len(user)))
+  found = examples.rows(x, 10), examples.sequences(x, 10, stride=10)
+  shared, apart = (loader.Batches(one, len(one), max_len=10)[0] for one in found)
+  assert len(shared["next"]) < len(apart["next"]) and shared["segment"].max() > 1
+  _, system, params = made()
+
+  def learned(batch):
+    return jax.value_and_grad(lambda p: system.loss(p, (), batch, jax.random.key(0)).sum)(params)
+
+  chex.assert_trees_all_close(learned(shared), learned(apart), rtol=2e-4, atol=1e-5)
 
 
 def test_a_state_depends_on_no_later_item():
@@ -139,6 +155,8 @@ def test_gradients_of_sampled_losses_are_finite(changes):
 def test_bad_settings_are_errors():
   with pytest.raises(ValueError, match="needs negatives"):
     sasrec.Config(num_items=5, t=0.5)
+  with pytest.raises(ValueError, match="shared=True shares out a draw"):
+    sasrec.Config(num_items=5, shared=True)
   _, system, params = made()
   with pytest.raises(ValueError, match="longer than max_len"):
     system.score(params, (), {"history": jnp.ones((1, 11), jnp.int32)})

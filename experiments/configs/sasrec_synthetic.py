@@ -18,9 +18,9 @@ def get_config():
   return settings.config(
     system="sasrec",
     task="next_item",
-    examples="sequences",
+    examples="rows",
     seeds=(0,),
-    batch_size=128,
+    batch_size=56,  # rows, some 130 histories
     data=settings.Data(source="synthetic", size="small", max_len=20, buckets=(6, 10)),
     model=settings.model(sasrec.Config, max_len=20, dim=64, heads=2, ff=256, dropout=0.3),
     train=loop.Config(

@@ -20,9 +20,9 @@ def get_config():
   return settings.config(
     system="sasrec",
     task="next_item",
-    examples="sequences",
+    examples="rows",
     seeds=(0,),
-    batch_size=256,
+    batch_size=40,  # rows, some 290 histories
     data=settings.Data(source="tables", max_len=50, buckets=(8, 16)),
     model=settings.model(sasrec.Config, max_len=50, dim=64, heads=1, ff=256, dropout=0.5),
     train=loop.Config(

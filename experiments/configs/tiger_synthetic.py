@@ -20,9 +20,9 @@ def get_config():
   return settings.config(
     system="tiger",
     task="next_item",
-    examples="sequences",
+    examples="rows",
     seeds=(0,),
-    batch_size=128,
+    batch_size=56,  # rows, some 130 histories
     data=settings.Data(source="synthetic", size="small", buckets=(6, 10)),
     text=settings.Text(template="{categories} {title} {categories}", dim=32),
     # A code of the category, about, then one that tells its items apart: no level that only counts.

@@ -12,8 +12,9 @@ Negatives are drawn among all items but the target, as in most published code; a
 `candidates` [B, N] (taken as uniform draws) gives exact ones, shared by the places of a row.
 
 Unlike the paper: LayerNorm comes before queries, keys and values alike, not queries alone; the
-network is GELU of four times the width (a released re-tuning's size), not ReLU of the width;
-places are counted from the right end, so that padding changes no answer.
+network is GELU of four times the width (a released re-tuning's size), not ReLU of the width.
+As in the authors' left-padded windows the newest item always has the same position; places are
+counted from there, so that a batch may be narrower than `max_len`.
 
 B batch, T history (left-padded with PAD), D width, I items (PAD included), N negatives.
 """
@@ -34,6 +35,8 @@ from recjax.nn import attention, transformer
 from recjax.nn.dropout import Dropout
 from recjax.types import PAD, Array, Loss, System
 
+SEGMENTS = True  # a row of a batch may hold several histories
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -51,6 +54,8 @@ class Config:
   def __post_init__(self):
     if self.t is not None and not self.negatives:
       raise ValueError(f"t={self.t} is of gBCE, which needs negatives: set `negatives` too")
+    if self.shared and not self.negatives:
+      raise ValueError("shared=True shares out a draw, and none is made: set `negatives` too")
 
 
 class SASRec(nn.Module):
@@ -64,8 +69,13 @@ class SASRec(nn.Module):
     self.encoder = transformer.Encoder(cfg.layers, cfg.heads, cfg.ff, cfg.dropout)
     self.dropout = Dropout(cfg.dropout)
 
-  def __call__(self, history: Array, *, train: bool, last: bool = False) -> Array:
-    """[B, T, D]: the state at each place, which has seen the items up to there; or the last."""
+  def __call__(
+    self, history: Array, segment: Array | None = None, *, train: bool, last: bool = False
+  ) -> Array:
+    """[B, T, D]: the state at each place, which has seen the items up to there; or the last.
+
+    With `segment` [B, T] a row holds several histories, and no place sees another's items.
+    """
     length = history.shape[1]
     if length > self.cfg.max_len:
       raise ValueError(
@@ -73,11 +83,15 @@ class SASRec(nn.Module):
         " or raise max_len"
       )
     there = history != PAD
-    x = self.items[history] * math.sqrt(self.cfg.dim) + self.positions[:length][::-1][None]
+    if segment is None:
+      own, positions = attention.as_mask(there), self.positions[:length][::-1][None]
+    else:
+      own = attention.same_segment(segment, segment)
+      later = (own & ~attention.causal(length)).sum(-1)[:, 0]  # [B, T] items of the same history
+      positions = self.positions[later]
+    x = self.items[history] * math.sqrt(self.cfg.dim) + positions
     x = self.dropout(jnp.where(there[..., None], x, 0), train=train)
-    return self.encoder(
-      x, attention.causal(length) & attention.as_mask(there), train=train, last=last
-    )
+    return self.encoder(x, attention.causal(length) & own, train=train, last=last)
 
 
 def make(cfg: Config) -> System:
@@ -90,8 +104,9 @@ def make(cfg: Config) -> System:
     target, table = batch["next"], params["items"]
     where = (target != PAD) & (batch["weight"] > 0)[:, None]
     dropout_key, key = jax.random.split(key)
+    histories = batch["history"], batch.get("segment")
     x = model.apply(
-      {"params": params}, batch["history"], train=True, rngs={"dropout": dropout_key}
+      {"params": params}, *histories, train=True, rngs={"dropout": dropout_key}
     )  # [B, T, D]
     if not cfg.negatives and "candidates" not in batch:
       return Loss(*losses.linear_softmax_xent(x, table[1:], target - 1, where))
