@@ -86,6 +86,11 @@ def test_the_user_is_half_of_the_state():
   assert np.all(a[:, D:] != b[:, D:])
 
 
+def test_an_unknown_user_is_the_zero_vector():
+  users = np.asarray(caser.make(CFG).init(jax.random.key(0), (), batch_of())["users"])
+  assert (users[0] == 0).all() and (users[1:] != 0).all()
+
+
 def test_the_loss_is_binary_cross_entropy_over_the_negatives():
   _, system, params = made()
   batch = batch_of() | {"candidates": jnp.array([[1, 2, 3]] * B)}

@@ -1,6 +1,7 @@
 """FDSA: attributes weigh in an item's feature, absent ones do not; their tables are checked."""
 
 import dataclasses
+import types
 
 import hypothesis.strategies as st
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from experiments import assembly, sources
+from recjax.data import interactions
 from recjax.data.errors import DataError
 from recjax.data.ragged import Ragged
 from recjax.systems.sequential import fdsa
@@ -123,6 +126,45 @@ def test_names_are_numbered_by_first_appearance():
   ids, found = fdsa.numbered(names)
   assert found.tolist() == ["", "Nails", "OPI", "Hair"]
   assert [ids[i].tolist() for i in range(4)] == [[], [1, 2], [], [2, 3]]
+
+
+def ingredients(**fields):
+  """Two users' events with items a and b, of which the catalogue tells these fields."""
+  x = interactions.from_columns(["u", "u", "v"], ["a", "b", "a"])
+  catalog = interactions.Catalog(x.items, {"title": x.items, **fields})
+  return types.SimpleNamespace(raw=sources.Raw(x, catalog), known=x)
+
+
+def objects(*rows):
+  column = np.empty(len(rows), object)
+  column[:] = rows
+  return column
+
+
+PATHS = objects((), ("Beauty", "Nails"), ("Beauty",))
+BRANDS = interactions.strings(["", "", "OPI"])
+
+
+@pytest.mark.parametrize("name", ["fdsa", "s3rec"])
+@pytest.mark.parametrize(
+  "fields, wanted",
+  [
+    ({"categories": PATHS, "brand": BRANDS}, [[0, 0], [1, 2], [1, 3]]),
+    ({"categories": PATHS}, [[0, 0], [1, 2], [1, 0]]),
+    ({"brand": BRANDS}, [[0], [0], [1]]),
+    ({"brand": BRANDS, "attributes": objects((), ("7",), ("9",))}, [[0], [1], [2]]),
+  ],
+)
+def test_a_catalogue_gives_attributes_or_categories_and_brand(name, fields, wanted):
+  built = assembly.build(name, None, ingredients(**fields))
+  np.testing.assert_array_equal(built.assets["attributes"], wanted)
+  assert built.config.num_attributes == 1 + np.max(wanted)
+
+
+@pytest.mark.parametrize("fields", [{}, {"brand": interactions.strings(["", "", ""])}])
+def test_a_catalogue_without_any_of_them_is_an_error(fields):
+  with pytest.raises(DataError, match=r"`categories` or `brand`.* it has title.* Take a source"):
+    assembly.build("fdsa", None, ingredients(**fields))
 
 
 @pytest.mark.parametrize(

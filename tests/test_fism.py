@@ -94,6 +94,11 @@ def test_the_penalty_falls_on_the_rows_of_the_batch():
   np.testing.assert_allclose(added, wanted, rtol=1e-4)
 
 
+def test_without_negatives_there_is_nothing_to_compare_with():
+  with pytest.raises(ValueError, match="negatives is 0: a target is compared with drawn items"):
+    fism.Config(ITEMS, negatives=0)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_it_finds_what_was_withheld_of_a_block(packed):
   train, _ = blocks.log()

@@ -73,7 +73,7 @@ def test_cross_entropy_is_over_all_items_but_pad(tied):
 
 @pytest.mark.parametrize("name", ["cross_entropy", "bpr_max", "top1_max"])
 def test_negatives_are_the_last_targets_of_the_other_rows(name):
-  """With one other row there is one negative, unless it is a place's own target."""
+  """And neither a place's own target nor, at earlier places, the own row's."""
   samples = 0 if name != "cross_entropy" else 1
   cfg, system, params = made(loss=name, samples=samples)
   if samples:
@@ -86,8 +86,10 @@ def test_negatives_are_the_last_targets_of_the_other_rows(name):
   else:
     key = jax.random.key(0)
   batch = batch_of()
-  batch["history"] = jnp.array([[1, 2, 3, 4, 5], [0, 0, 2, 7, 9], [3] * 5, [3] * 5])
-  batch["next"] = jnp.array([[2, 3, 4, 5, 6], [0, 0, 7, 9, 8], [3] * 5, [3] * 5])
+  batch["history"] = jnp.array([[1, 2, 3, 4, 5], [0, 0, 2, 7, 9], [0, 0, 0, 1, 2], [3] * 5])
+  batch["next"] = jnp.array([[2, 3, 4, 5, 6], [0, 0, 7, 9, 8], [0, 0, 0, 2, 4], [3] * 5])
+  batch["weight"] = jnp.array([1.0, 1.0, 1.0, 0.0])
+  last = [6, 8, 4]  # of the rows that count
   logits = states(cfg, params, batch["history"]) @ params["items"].T + params["bias"][None, None]
   compare = {
     "cross_entropy": losses.sampled_softmax_xent,
@@ -95,9 +97,9 @@ def test_negatives_are_the_last_targets_of_the_other_rows(name):
     "top1_max": losses.top1_max,
   }[name]
   wanted = 0.0
-  for b, t in np.argwhere(np.asarray(batch["next"][:2]) != 0):
+  for b, t in np.argwhere(np.asarray(batch["next"][:3]) != 0):
     own = int(batch["next"][b, t])
-    others = jnp.array([i for i in (6, 8) if i != own])
+    others = jnp.array([i for row, i in enumerate(last) if row != b and i != own])
     wanted += compare(logits[b, t, own][None], logits[b, t, others][None])[0]
   out = system.loss(params, (), batch, key)
   np.testing.assert_allclose(out.sum, wanted, rtol=1e-5)
@@ -130,6 +132,8 @@ def test_gradients_are_finite_when_every_negative_is_the_target(name):
 def test_bad_settings_are_errors():
   with pytest.raises(ValueError, match="no loss 'bpr'; there is cross_entropy"):
     gru4rec.Config(num_items=5, loss="bpr")
+  with pytest.raises(ValueError, match="alpha=0.5 says how samples are drawn"):
+    gru4rec.Config(num_items=5, alpha=0.5)
   cfg = dataclasses.replace(CFG, loss="bpr_max", samples=4, alpha=0.5)
   with pytest.raises(ValueError, match="give `assets"):
     gru4rec.make(cfg).init(jax.random.key(0), (), batch_of())

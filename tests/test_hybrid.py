@@ -85,6 +85,11 @@ def test_one_given_negative_is_bpr():
   assert out.weight == 2
 
 
+def test_without_negatives_there_is_nothing_to_compare_with():
+  with pytest.raises(ValueError, match="negatives is 0: a target is compared with drawn items"):
+    hybrid.Config(ITEMS, negatives=0)
+
+
 def test_left_out_ids_leave_the_texts_alone():
   cfg = hybrid.Config(num_items=ITEMS, dim=16, max_len=4, dropout=0.0, id_dropout=0.999999)
   system, assets, params = started(cfg)

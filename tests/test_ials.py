@@ -1,11 +1,14 @@
 """iALS against dense least squares, its own objective, and the `implicit` library."""
 
 import blocks
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from recjax import bundle
 from recjax.data import interactions
+from recjax.recommender import Recommender
 from recjax.systems.collaborative import ials
 
 
@@ -112,6 +115,41 @@ def test_a_new_user_is_folded_in_from_the_history():
   assert (np.asarray(nobody)[:, 1:] == 0).all()
 
 
+def test_a_user_without_a_row_is_folded_in_and_one_with_a_row_keeps_it():
+  x = log()
+  system = ials.make(ials.Config(x.num_items, dim=4, sweeps=5))
+  params = system.fit((), x.take(x.user != 3))  # user 3 is on the map, and met nothing
+  history = jnp.tile(jnp.array([[0, 2, 5, 7]]), (3, 1))
+  asked = {"user": jnp.array([0, 3, 4]), "history": history}
+  folded = system.embed(params, (), {"history": history})[0]
+  got = np.asarray(system.embed(params, (), asked))
+  assert np.abs(folded).max() > 0.1 and np.abs(folded - params["users"][4]).max() > 0.1
+  np.testing.assert_allclose(got[:2], np.stack([folded, folded]), atol=1e-5)
+  np.testing.assert_array_equal(got[2], params["users"][4])
+  nobody = system.embed(params, (), {"user": jnp.array([0])})
+  assert (np.asarray(nobody) == 0).all()
+
+
+def test_a_recommender_and_its_export_answer_the_unknown_as_those_of_the_same_history(tmp_path):
+  x = log()
+  cfg = ials.Config(x.num_items, dim=4, sweeps=5)
+  fitted = ials.make(cfg).fit((), x)
+  held = Recommender("ials", cfg, fitted, (), x.items, x.items, x.users, max_len=9)
+  histories = [x.items[x.item[x.user == u]].tolist() for u in range(1, x.num_users)]
+  known = held.recommend(histories, k=9, users=x.users[1:].tolist())
+  unknown = held.recommend(histories, k=9)
+  np.testing.assert_allclose(unknown.scores, known.scores, atol=1e-4)
+  assert [ids[0] for ids in unknown.ids] == [ids[0] for ids in known.ids]
+  assert len({*map(tuple, known.ids)}) > 1  # not one list for everybody
+  folder = held.export(tmp_path / "served", k=9)
+  f = jax.export.deserialize((folder / "recommend.stablehlo").read_bytes())
+  asked = {name: np.zeros((3, 9), np.int32) for name in ("history", "deny")}
+  for row, history in zip(asked["history"], histories, strict=False):
+    row[9 - len(history) :] = [x.items.tolist().index(item) for item in history]
+  served = f.call(bundle.flatten(fitted), {}, asked | {"user": np.zeros(3, np.int32)})
+  np.testing.assert_allclose(served["scores"], unknown.scores[:3], atol=1e-4)
+
+
 def test_an_event_repeated_counts_once():
   x = log()
   cfg = ials.Config(x.num_items, dim=4, sweeps=2)
@@ -132,3 +170,5 @@ def test_what_cannot_be_fitted_is_named():
     ials.make(ials.Config(5, penalty=0.0))
   with pytest.raises(ValueError, match="no interactions"):
     ials.make(ials.Config(5)).fit((), log().take(np.zeros(0, int)))
+  with pytest.raises(ValueError, match="the events know 10 items, the config num_items=5"):
+    ials.make(ials.Config(5)).fit((), log())

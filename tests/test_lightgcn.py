@@ -78,6 +78,18 @@ def test_answers_are_the_same_with_and_without_the_index():
   )
 
 
+def test_an_unknown_user_is_the_mean_of_those_who_met_something():
+  cfg, x = lightgcn.Config(USERS, ITEMS, DIM), log()
+  # User 3 meets nothing; a filled graph has no more users with edges.
+  system, assets = lightgcn.make(cfg), lightgcn.assets(cfg, x.take(x.user != 3), capacity=50)
+  params = system.init(jax.random.key(0), assets, {})
+  for given in (assets, system.index(params, assets)):
+    scores = np.asarray(system.score(params, given, {"user": jnp.arange(USERS)}))[:, 1:]
+    wanted = scores[[1, 2, 4, 5, 6]].mean(0)
+    np.testing.assert_allclose(scores[[0, 3]], np.stack([wanted, wanted]), atol=1e-6)
+    assert np.abs(scores[1] - wanted).max() > 1e-3
+
+
 def test_an_old_index_is_not_indexed_again_nor_learned_from():
   system, assets, params = made()
   old = system.index(params, assets)

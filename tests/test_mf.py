@@ -110,6 +110,15 @@ def test_planted_ratings_of_pairs_never_seen_are_predicted():
   assert np.sqrt(np.square(error).mean()) < 0.25
 
 
+def test_an_unknown_user_is_answered_by_the_biases_of_the_items():
+  train, _ = blocks.log()
+  system = mf.make(mf.Config(train.num_users, train.num_items, 8, penalty=0.01))
+  params = blocks.learned(system, (), examples.events(train), steps=8)  # the last rows only fill
+  scores = system.score(params, (), {"user": jnp.array([0])})
+  assert np.ptp(params["item_bias"][1:]) > 0
+  np.testing.assert_array_equal(scores[0, 1:], params["item_bias"][1:])
+
+
 @pytest.mark.parametrize("fields", [{}, {"unobserved": 1.0}])
 def test_it_finds_what_was_withheld_of_a_block(fields):
   train, _ = blocks.log()

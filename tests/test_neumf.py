@@ -122,6 +122,21 @@ def test_four_negatives_are_drawn_and_never_the_target():
   assert drawn.weight == 10
 
 
+def test_an_unknown_user_is_the_zero_vector_and_stays_it():
+  train, _ = blocks.log()
+  cfg = neumf.Config(train.num_users, train.num_items, factors=8, tower=(32, 16, 8))
+  system = neumf.make(cfg)
+  params = blocks.learned(system, (), examples.events(train), steps=8)  # the last rows only fill
+  for half in ("gmf", "mlp"):
+    users = np.asarray(params[half]["users"]["embedding"])
+    assert (users[0] == 0).all() and (users[1:] != 0).any(1).all()
+
+
+def test_without_negatives_there_is_nothing_to_learn():
+  with pytest.raises(ValueError, match="negatives is 0: without any, every item learns to score 1"):
+    neumf.Config(num_users=3, num_items=3, negatives=0)
+
+
 def test_a_tower_must_end_in_the_predictive_factors():
   with pytest.raises(ValueError, match="end with the 8 predictive factors"):
     neumf.Config(num_users=3, num_items=3, factors=8, tower=(32, 16))

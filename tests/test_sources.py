@@ -32,9 +32,7 @@ def test_a_csv_of_ones_own_names_its_columns(write, tmp_path):
 
 def test_a_column_that_is_not_there_is_named_with_the_flag(write, tmp_path):
   path = write("log.csv", EVENTS)
-  with pytest.raises(
-    DataError, match="no column 'user'. Say which of uid, sku, at it is"
-  ):
+  with pytest.raises(DataError, match="no column 'user'. Say which of uid, sku, at it is"):
     sources.read(data(path), tmp_path)
   with pytest.raises(DataError, match="there is no column 'stars'"):
     sources.read(data(path, columns={**NAMED, "rating": "stars"}), tmp_path)

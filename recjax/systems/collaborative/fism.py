@@ -36,6 +36,12 @@ class Config:
   bias_penalty: float = 1e-4  # gamma, of the biases
   init: float = 0.05  # standard deviation of the vectors at the start
 
+  def __post_init__(self):
+    if self.negatives < 1:
+      raise ValueError(
+        f"negatives is {self.negatives}: a target is compared with drawn items; draw 1 or more"
+      )
+
 
 def distinct(items: Array) -> Array:
   """[B, T] each item of a row once, PAD in place of repeats; a set has no order."""

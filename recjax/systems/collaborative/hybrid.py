@@ -42,6 +42,12 @@ class Config:
   dropout: float = 0.2  # of the user's sum
   id_dropout: float = 0.2  # share of the ids that are left out in training
 
+  def __post_init__(self):
+    if self.negatives < 1:
+      raise ValueError(
+        f"negatives is {self.negatives}: a target is compared with drawn items; draw 1 or more"
+      )
+
 
 def assets(cfg: Config, vectors: np.ndarray) -> dict[str, Array]:
   """The items' text vectors [I, E] at length one; zeros for PAD and for items without text."""

@@ -9,8 +9,9 @@ pairs that did not meet enter through one D x D Gram matrix, so a sweep costs wh
     + penalty * sum over rows (count + unobserved * rows of the other side)^exponent |row|^2
 
 An event counts once however often it is repeated (Hu et al. may weigh it by the count); Rendle et
-al. let the small weight fall on met pairs too. A batch without `user` asks for new users: their
-vectors are solved from `history`.
+al. let the small weight fall on met pairs too. A user without a row (PAD, or one of no training
+event) is new, as everybody is in a batch without `user`: the vector is solved from `history`, and
+is 0 where the batch has none.
 
 B batch, D width, U users, I items (both with PAD), K results, T history, W met by the row of a
 chunk that met most, R rows of a chunk.
@@ -26,6 +27,7 @@ import numpy as np
 import scipy.sparse
 
 from recjax.decode import topk
+from recjax.systems.collaborative import neighbours
 from recjax.types import PAD, System
 
 _CHUNK = 2**22  # elements R x W x D that are gathered at once
@@ -69,12 +71,12 @@ def make(cfg: Config) -> System:
     x = interactions
     if not len(x):
       raise ValueError("there are no interactions to fit")
-    shape = (x.num_users, cfg.num_items)
-    met = scipy.sparse.csr_matrix((np.ones(len(x), np.float32), (x.user, x.item)), shape)
+    met = neighbours.counts(x, cfg.num_items)
     sides = {"items": _chunks(met.T.tocsr(), cfg.dim), "users": _chunks(met, cfg.dim)}
     scale = cfg.init / cfg.dim**0.5
     users = scale * jax.random.normal(jax.random.key(cfg.seed), (x.num_users, cfg.dim))
-    params = {"users": users.at[PAD].set(0), "items": jnp.zeros((cfg.num_items, cfg.dim))}
+    someone = np.diff(met.indptr)[:, None] > 0  # a row that met nothing is 0 from the start
+    params = {"users": jnp.where(someone, users, 0), "items": jnp.zeros((cfg.num_items, cfg.dim))}
     gram = jax.jit(lambda table: table.T @ table)
     for _ in range(cfg.sweeps):
       for own, other in (("items", "users"), ("users", "items")):
@@ -83,10 +85,20 @@ def make(cfg: Config) -> System:
           params[own] = update(params[own], table, squares, ids, rows, len(table) - 1)
     return {**params, "gram": gram(params["items"])}
 
-  def embed(params, assets, batch):
-    if "user" in batch:
-      return params["users"][batch["user"]]
+  def folded(params, batch):
     return solve(params["items"], params["gram"], _once(batch["history"]), cfg.num_items - 1)
+
+  def embed(params, assets, batch):
+    if "user" not in batch:
+      return folded(params, batch)
+    own = params["users"][batch["user"]]
+    if "history" not in batch:
+      return own
+    known = (own != 0).any(1, keepdims=True)
+    # Where all are known nothing is solved.
+    return jax.lax.cond(
+      known.all(), lambda: own, lambda: jnp.where(known, own, folded(params, batch))
+    )
 
   def every(params, assets, batch):
     return embed(params, assets, batch) @ params["items"].T  # [B, I]
@@ -100,12 +112,11 @@ def make(cfg: Config) -> System:
   return System(fit=fit, score=score, recommend=recommend, embed=embed)
 
 
-def _chunks(met: scipy.sparse.csr_matrix, dim: int):
+def _chunks(met: scipy.sparse.csr_array, dim: int):
   """(ids [R], met [R, W]) of rows that met a similar number; few shapes, so few compilations.
 
   W is a power of two, and all chunks of one W have one R; ids beyond the table only fill.
   """
-  met.sum_duplicates()
   count = np.diff(met.indptr)
   width = 2 ** np.ceil(np.log2(np.maximum(count, 1))).astype(int)
   chunks = []

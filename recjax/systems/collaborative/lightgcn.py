@@ -9,6 +9,9 @@ norms of the batch's plain embeddings. Unlike it: an epoch visits each event onc
 drawn uniformly, then one item of each), and a negative may be an item that the user met, unless
 the batch brings `candidates`, one exact negative a row or more.
 
+An unknown user (PAD, or one without training events) is answered as the mean of the users who have
+some: by an item's mean score.
+
 B batch, D width, U users, I items (both with PAD), K results, N negatives.
 """
 
@@ -56,15 +59,20 @@ def make(cfg: Config) -> System:
     }
 
   def propagated(params, assets):
-    """The tables after all layers; those that `index` left, where it ran."""
-    if "items" in assets:
-      return assets["users"], assets["items"]
+    """The tables after all layers."""
     x = jnp.concatenate([params["users"], params["items"]])  # [U + I, D]
     return jnp.split(graph.layers_mean(assets["graph"], x, cfg.layers), [cfg.num_users])
 
   def index(params, assets):
-    users, items = propagated(params, {"graph": assets["graph"]})
-    return {**assets, "users": users, "items": items}
+    users, items = propagated(params, assets)
+    known = jnp.diff(assets["graph"]["start"])[: cfg.num_users, None] > 0
+    mean = users.mean(0, keepdims=True, where=known)
+    return {**assets, "users": jnp.where(known, users, mean), "items": items}
+
+  def tables(params, assets):
+    """What answers are made of: those that `index` left, where it ran."""
+    indexed = assets if "items" in assets else index(params, assets)
+    return indexed["users"], indexed["items"]
 
   def loss(params, assets, batch, key):
     user, target = batch["user"], batch["target"]
@@ -72,7 +80,7 @@ def make(cfg: Config) -> System:
     drawn = batch.get("candidates")
     if drawn is None:
       drawn = negatives.other(key, target, 1, cfg.num_items)  # [B, N]
-    users, items = propagated(params, {"graph": assets["graph"]})
+    users, items = propagated(params, assets)
     positive = (users[user] * items[target]).sum(-1)  # [B]
     negative = (users[user][:, None] * items[drawn]).sum(-1)  # [B, N]
     total, weight = losses.bpr(positive, negative, where)
@@ -83,7 +91,7 @@ def make(cfg: Config) -> System:
     return Loss(total + cfg.penalty * norm, weight, {"bpr": (total, weight)})
 
   def every(params, assets, batch):
-    users, items = propagated(params, assets)
+    users, items = tables(params, assets)
     return users[batch["user"]] @ items.T  # [B, I]
 
   def score(params, assets, batch):
@@ -93,6 +101,6 @@ def make(cfg: Config) -> System:
     return topk.rank(every(params, assets, batch), batch, k=k)
 
   def embed(params, assets, batch):
-    return propagated(params, assets)[0][batch["user"]]
+    return tables(params, assets)[0][batch["user"]]
 
   return System(init, loss, recommend=recommend, score=score, embed=embed, index=index)

@@ -10,6 +10,10 @@ for the drawn one. L2 falls on the rows of the batch, as in both papers' SGD.
 Unlike Rendle et al.: events come in shuffled epochs, not drawn with replacement; a negative may be
 an item that the user met, unless the batch brings exact ones as `candidates`.
 
+PAD, the unknown user, has the zero vector and no bias, and keeps them: items are ranked by their
+biases (and rated by them, from the mean). A user without training events keeps the vector drawn at
+the start, which tells nothing: ask for one as PAD.
+
 B batch, D width, U users, I items (both with PAD), K results, N negatives or candidates.
 """
 
@@ -52,7 +56,7 @@ def make(cfg: Config) -> System:
   def init(key, assets, batch):
     users, items = jax.random.split(key)
     return {
-      "users": cfg.init * jax.random.normal(users, (cfg.num_users, cfg.dim)),
+      "users": (cfg.init * jax.random.normal(users, (cfg.num_users, cfg.dim))).at[PAD].set(0),
       "items": cfg.init * jax.random.normal(items, (cfg.num_items, cfg.dim)),
       "user_bias": jnp.zeros(cfg.num_users),
       "item_bias": jnp.zeros(cfg.num_items),

@@ -10,6 +10,10 @@ As in the paper: all vectors and kernels start from N(0, 0.01^2), but for the to
 as LeCun has it (the authors' code too leaves that distribution to its framework). Unlike it: a
 negative may be an item that the user met, unless the batch brings exact `candidates`.
 
+PAD, the unknown user, has zero vectors and keeps them: the tower ranks by the item's half alone,
+and GMF says the same of every item. A user without training events keeps the vectors drawn at the
+start, which tell nothing: ask for one as PAD.
+
 B batch, F predictive factors, U users, I items (both with PAD), N items of a row, K results.
 """
 
@@ -24,7 +28,7 @@ import jax.numpy as jnp
 from recjax import losses
 from recjax.data import negatives
 from recjax.decode import topk
-from recjax.types import PAD, Array, Loss, Params, System
+from recjax.types import PAD, Array, Key, Loss, Params, System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Config:
   negatives: int = 4  # drawn a positive
 
   def __post_init__(self):
+    if self.negatives < 1:
+      raise ValueError(
+        f"negatives is {self.negatives}: without any, every item learns to score 1; draw 1 or more"
+      )
     if self.tower[0] % 2 or self.tower[-1] != self.factors:
       raise ValueError(
         f"the tower {self.tower} must begin with an even width (two vectors) and end with the "
@@ -163,4 +171,9 @@ def _system(cfg: Config, model: NeuMF) -> System:
 
 
 def _table(rows: int, width: int, name: str) -> nn.Embed:
-  return nn.Embed(rows, width, embedding_init=nn.initializers.normal(0.01), name=name)
+  return nn.Embed(rows, width, embedding_init=_small, name=name)
+
+
+def _small(key: Key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+  """N(0, 0.01^2); PAD's row is 0, and nothing moves it."""
+  return nn.initializers.normal(0.01)(key, shape, dtype).at[PAD].set(0)

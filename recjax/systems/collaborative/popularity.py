@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.decode import topk
+from recjax.systems.collaborative import neighbours
 from recjax.types import System
 
 
@@ -23,10 +24,12 @@ class Config:
 
 def make(cfg: Config) -> System:
   def fit(assets, interactions):
-    return {"count": np.bincount(interactions.item, minlength=cfg.num_items).astype(np.float32)}
+    met = neighbours.counts(interactions, cfg.num_items)
+    return {"count": np.asarray(met.sum(axis=0), np.float32).ravel()}
 
   def every(params, batch):
-    return jnp.broadcast_to(params["count"][None], (len(batch["user"]), cfg.num_items))
+    rows = len(next(iter(batch.values())))  # any column tells: nothing is read of them
+    return jnp.broadcast_to(params["count"][None], (rows, cfg.num_items))
 
   def score(params, assets, batch):
     return topk.scores(every(params, batch), batch)

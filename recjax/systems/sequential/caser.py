@@ -5,7 +5,8 @@ consecutive items wherever they stand, vertical ones weigh the items. What they 
 user's own vector score the next item.
 
 Unlike the paper: one target an example (the next item), not several; binary cross-entropy with
-`negatives` drawn among all items but the target, or with none the softmax over all items.
+`negatives` drawn among all items but the target, or with none the softmax over all items. PAD, the
+unknown user, has the zero vector and keeps it: the history alone ranks.
 
 B batch, T history (left-padded with PAD), L window, D width, N filters, I items (PAD included).
 """
@@ -45,7 +46,9 @@ class Caser(nn.Module):
     """[B, 2 D]: what was found in the history, and the user."""
     cfg = self.cfg
     normal = nn.initializers.normal(1 / cfg.dim)
-    users = self.param("users", normal, (cfg.num_users, cfg.dim))
+    users = self.param(
+      "users", lambda *given: normal(*given).at[PAD].set(0), (cfg.num_users, cfg.dim)
+    )
     items = self.param("items", normal, (cfg.num_items, cfg.dim))
     # Made here though the caller reads them, so that all parameters come from one place.
     self.param("output", normal, (cfg.num_items, 2 * cfg.dim))

@@ -2,8 +2,8 @@
 https://arxiv.org/abs/1511.06939, https://arxiv.org/abs/1706.03847.
 
 A GRU reads the history; its state after each item scores the item that comes next. The ranking
-losses compare the target with negatives that the whole batch shares: the last targets of the
-other rows, and `samples` further items, uniform or in proportion to count^alpha.
+losses compare the target with negatives that the batch shares: the last targets of the other
+rows, and `samples` further items, uniform or in proportion to count^alpha.
 
 Unlike the paper: histories stand side by side, left-padded, and are learned whole instead of
 in session-parallel mini-batches of one step; scores have no final activation; with no
@@ -49,6 +49,8 @@ class Config:
   def __post_init__(self):
     if self.loss not in LOSSES:
       raise ValueError(f"no loss {self.loss!r}; there is {', '.join(LOSSES)}")
+    if self.alpha and not self.samples:
+      raise ValueError(f"alpha={self.alpha} says how samples are drawn: set `samples` too")
 
 
 def assets(cfg: Config, counts: np.ndarray) -> Mapping[str, Array]:
@@ -108,6 +110,8 @@ def make(cfg: Config) -> System:
     positive = (x * items[target]).sum(-1) + bias[target]  # [B, T]
     negatives = x @ items[others].T + bias[others][None, None]  # [B, T, N]
     keep = (others != PAD)[None, None] & (others[None, None] != target[..., None])
+    # A row's own last target, at an earlier place an item yet to come, is no negative of the row.
+    keep &= ~jnp.eye(len(target), len(others), dtype=bool)[:, None]  # [B, T, N]
     compare = {
       "cross_entropy": losses.sampled_softmax_xent,
       "bpr_max": functools.partial(losses.bpr_max, regularization=cfg.regularization),
