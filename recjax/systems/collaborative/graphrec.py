@@ -9,6 +9,12 @@ neighbours, in learning as in answering, so nobody predicts what they read. Unli
 most `neighbours` and `friends` are kept of each node, drawn once; no batch normalisation (which
 is in the authors' code only); the output counts from the mean rating.
 
+An unknown user (PAD) is rated by the item's side alone.
+
+A ranking of the catalogue rates every pair by itself, at 10 us a pair on 2 CPU cores: on Ciao, of
+105,114 items, a second a user and over two hours for its 7,375. Give `candidates` where few are
+asked for.
+
 B batch, D width, U users, I items (both with PAD), N neighbours, S friends, C candidates,
 P pairs to rate: B x C.
 """
