@@ -91,7 +91,7 @@ class Preparation:
     if path.exists():
       _logger.info("lsa: unchanged, read from %s", path)
       return lsa.load(path)
-    fitted = lsa.fit(texts, dim=cfg.dim)
+    fitted = lsa.fit(texts, dim=cfg.dim or None)
     path.parent.mkdir(exist_ok=True)
     fitted.save(path)
     return fitted

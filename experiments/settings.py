@@ -29,7 +29,7 @@ class Data:
 
   source: str = "synthetic"  # a name in experiments/sources.py
   path: str = ""  # of the raw files; where relative, also below RECJAX_DATA
-  items: str = ""  # the file of what is known of items, of tables and reviews
+  catalog: str = ""  # the file of what is known of items, of tables and reviews
   # Of source tables, field -> column; but for user, item and id one may be absent, or "".
   columns: Mapping[str, str] = _named("user", "item", "rating", "timestamp")
   item_columns: Mapping[str, str] = _named("title", "brand", "categories", "description", id="item")
@@ -59,7 +59,7 @@ class Text:
 
   template: str = "{title} {brand} {categories}"  # fields of the catalogue
   encoder: str = "lsa"  # lsa, or the folder of a sentence encoder
-  dim: int = 64  # of lsa
+  dim: int = 64  # of lsa; 0: 128, fewer where there are few texts or terms
 
 
 @dataclasses.dataclass(frozen=True)

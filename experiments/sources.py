@@ -84,7 +84,7 @@ def _check(cfg: Data) -> None:
   if cfg.repeats not in ("keep", "first"):
     raise ValueError(f"data.repeats is keep or first, not {cfg.repeats!r}")
   ours, fixed = Data(), {"columns": ("tables",), "item_columns": ("tables",)}
-  fixed |= {name: ("tables", *_REVIEWS) for name in ("items", "on_error")}
+  fixed |= {name: ("tables", *_REVIEWS) for name in ("catalog", "on_error")}
   for name, sources in fixed.items():
     if cfg.source not in sources and getattr(cfg, name) != getattr(ours, name):
       raise ValueError(f"data.{name} is of {', '.join(sources)}; {cfg.source!r} does not read it")
@@ -131,7 +131,7 @@ def _tables(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
   `path` is the file of events, or a folder of `interactions` and `items`, each .csv, .tsv, .jsonl
   or .parquet, compressed or not.
   """
-  items = path_of(cfg.items) if cfg.items else None
+  items = path_of(cfg.catalog) if cfg.catalog else None
   if path.is_dir():
     items, path = items or _table(path, "items"), _table(path, "interactions") or path
   if path.is_dir():
@@ -175,11 +175,11 @@ def _columns(
 
 
 def _reviewed(reviews: Callable, described: Callable) -> Source:
-  """A file of reviews, and the one of what they are about that `items` names."""
+  """A file of reviews, and the one of what they are about that `catalog` names."""
 
   def read(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
     x = reviews(path, on_error=cfg.on_error)
-    items = described(path_of(cfg.items), on_error=cfg.on_error) if cfg.items else None
+    items = described(path_of(cfg.catalog), on_error=cfg.on_error) if cfg.catalog else None
     return Raw(x, items)
 
   return read

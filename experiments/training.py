@@ -145,7 +145,7 @@ def _configured(job: Job) -> dict[str, Any]:
   pretrained = (told["prompts"] or {}).get("pretrained")
   told["model"] = {} if pretrained else assembly.chosen(told["system"], told["model"])
   # The events themselves are compared, not how they were read.
-  where = ("source", "path", "items", "columns", "item_columns", "on_error", "size")
+  where = ("source", "path", "catalog", "columns", "item_columns", "on_error", "size")
   data = dataclasses.asdict(job.data)
   told["data"] = {name: x for name, x in data.items() if name not in where}
   kinds = (("text", settings.Text, "encoder"), ("semantic_ids", settings.SemanticIds, "published"))

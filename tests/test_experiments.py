@@ -4,6 +4,7 @@ import ast
 import pathlib
 import types
 
+import ml_collections
 import numpy as np
 import pytest
 
@@ -52,6 +53,12 @@ def test_a_config_says_what_it_claims_and_builds(path):
   module.make(settings.build(module.Config, config.get("model", settings.config()), **given))
   for other in built["evaluation"].compare:
     assert settings.load(str(path.parents[2] / other)).task == config.task
+
+
+def test_every_field_of_a_section_can_be_a_flag():
+  hidden = set(dir(ml_collections.ConfigDict()))
+  for cls in SECTIONS.values():
+    assert not hidden & cls.__dataclass_fields__.keys()
 
 
 def test_the_readme_lists_every_suite_and_no_other():

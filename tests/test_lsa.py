@@ -134,6 +134,12 @@ def test_the_fingerprint_changes_with_what_was_fitted(titles):
   assert fitted.fingerprint != dataclasses.replace(fitted, sublinear=False).fingerprint
 
 
+def test_as_many_directions_as_the_texts_bear(titles):
+  assert lsa.fit(TEXTS, dim=None, min_df=1).directions.shape[1] == 4  # of 8 texts
+  few = lsa.fit(titles, dim=None)
+  assert few.directions.shape[1] == len(few.terms) // 2 < 128
+
+
 def test_too_few_texts_or_terms_say_so(titles):
   with pytest.raises(DataError, match="8 texts, and 8 terms in at least 2"):
     lsa.fit(TEXTS, dim=8)

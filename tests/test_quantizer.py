@@ -1,6 +1,7 @@
 """The quantiser and its folder: batching, devices, save and load, damage, RQ-KMeans, products."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from recjax.data.errors import DataError
 from recjax.data.interactions import with_pad
-from recjax.semid import artefact, assign, report, rqkmeans, rqvae
+from recjax.semid import artefact, assign, learn, report, rqkmeans, rqvae
 from recjax.semid.quantizer import CHUNK, Quantizer, dumps, loads
 
 KEY = jax.random.key(0)
@@ -285,3 +286,11 @@ def test_ids_that_do_not_fit_are_refused():
     artefact.SemanticIds(with_pad(np.array(["a"])), np.zeros((2, 2), int), (2, 3))
   with pytest.raises(ValueError, match="at least one codebook"):
     Quantizer((), jnp.zeros(2), jnp.ones(()))
+
+
+@pytest.mark.parametrize("items", [12, 40, 468, 5000])
+def test_sizes_that_go_by_the_catalogue_can_be_learned_and_tell_items_apart(items):
+  x = np.random.default_rng(0).normal(size=(items, 8)).astype(np.float32)
+  made = learn.quantizer(learn.Config(method="rqkmeans", sizes=()), x)
+  assert made.sizes == learn.sizes_of(items) and math.prod(made.sizes) > items
+  assert len(np.unique(made.encode(x), axis=0)) > 0.75 * items

@@ -55,8 +55,8 @@ def test_items_that_the_catalogue_lacks_are_named_or_titled_by_their_ids(write, 
   events = write("log.csv", "user,item\nu,a\nu,b\nv,c\n")
   items = str(table(tmp_path, "known.jsonl", [{"item": "a", "title": "Ant"}]))
   with pytest.raises(DataError, match=r"2 items .*: [bc], [bc] .*data.undescribed=True"):
-    sources.read(data(events, items=items), tmp_path)
-  raw = sources.read(data(events, items=items, undescribed=True), tmp_path)
+    sources.read(data(events, catalog=items), tmp_path)
+  raw = sources.read(data(events, catalog=items, undescribed=True), tmp_path)
   titles = dict(zip(raw.catalog.ids.tolist(), raw.catalog["title"].tolist(), strict=True))
   assert titles == {"": "", "a": "Ant", "b": "b", "c": "c"}
 
@@ -65,7 +65,7 @@ def test_what_a_core_drops_does_not_come_back_from_the_catalogue(write, tmp_path
   events = "user,item\n" + "".join(f"u{i},a\nu{i},b\n" for i in range(3)) + "u0,rare\n"
   rows = [{"item": i, "title": i} for i in ("a", "b", "rare", "never")]
   items = str(table(tmp_path, "known.jsonl", rows))
-  raw = sources.read(data(write("log.csv", events), items=items, item_core=2), tmp_path)
+  raw = sources.read(data(write("log.csv", events), catalog=items, item_core=2), tmp_path)
   assert sorted(raw.interactions.items.tolist()) == ["", "a", "b"]
 
 
@@ -86,8 +86,8 @@ def test_a_bad_line_stops_or_is_counted(write, tmp_path):
 
 
 def test_what_a_source_would_not_read_is_an_error(tmp_path):
-  with pytest.raises(ValueError, match="data.items is of tables, .*'synthetic' does not read it"):
-    sources.read(settings.Data(items="items.jsonl"), tmp_path)
+  with pytest.raises(ValueError, match="data.catalog is of tables, .*'synthetic' does not read it"):
+    sources.read(settings.Data(catalog="items.jsonl"), tmp_path)
   with pytest.raises(ValueError, match="data.repeats is keep or first, not 'last'"):
     sources.read(settings.Data(repeats="last"), tmp_path)
   with pytest.raises(DataError, match="no table of events"):
@@ -101,6 +101,6 @@ def test_reviews_of_each_shop_come_with_what_they_are_about(tmp_path):
     [{"user_id": "u", "business_id": "b", "stars": 4, "date": "2018-07-07 22:09:11"}],
   )
   about = table(tmp_path, "business.json", [{"business_id": "b", "name": "Bar"}])
-  cfg = settings.Data(source="yelp", path=str(reviews), items=str(about))
+  cfg = settings.Data(source="yelp", path=str(reviews), catalog=str(about))
   raw = sources.read(cfg, tmp_path)
   assert raw.catalog["title"].tolist() == ["", "Bar"] and len(raw.interactions) == 1

@@ -3,12 +3,11 @@
 The sizes are those of `tiger_beauty_packed` (12,000 items, 22,000 users). Training ends when four
 validations in a row bring nothing, however much data there is. Where items are described by more
 than titles: --config.text.template="{title} {brand} {categories}"; by a sentence encoder instead of
-LSA: --config.text.encoder=FOLDER. A catalogue of fewer than 300 items needs fewer codes and
-directions, --config.semantic_ids.quantizer.sizes="(32,32)" --config.text.dim=16. Full ranking of
-each user's last event; a user may meet an item again.
+LSA: --config.text.encoder=FOLDER. How many codes a level has, and LSA directions, goes by how many
+items there are. Full ranking of each user's last event; a user may meet an item again.
 
     python -m experiments.run --config=experiments/configs/tiger_tables.py --workdir=runs/mine \\
-      --config.data.path=log.csv --config.data.items=products.jsonl
+      --config.data.path=log.csv --config.data.catalog=products.jsonl
 
 Hardware: 2 CPU cores for some 100,000 users; one accelerator for more.
 """
@@ -27,8 +26,10 @@ def get_config():
     seeds=(0,),
     batch_size=72,  # rows, each of several histories
     data=settings.Data(source="tables", max_len=20, buckets=(5, 10)),
-    text=settings.Text(template="{title}", dim=128),
-    semantic_ids=settings.SemanticIds(quantizer=learn.Config(epochs=60), policy="optimal"),
+    text=settings.Text(template="{title}", dim=0),
+    semantic_ids=settings.SemanticIds(
+      quantizer=learn.Config(method="rqkmeans", sizes=()), policy="optimal"
+    ),
     model=settings.model(
       tiger.Config,
       user_buckets=0,

@@ -6,6 +6,7 @@ Unlike the rest of `semid` this stands above `recjax.train`, whose loop trains t
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ class Config:
   """How vectors become codes."""
 
   method: str = "rqvae"  # rqvae, rqkmeans, or opq (codes in parallel)
-  sizes: tuple[int, ...] = (256, 256, 256)  # codes of each level
+  sizes: tuple[int, ...] = (256, 256, 256)  # codes of each level; (): as many as `sizes_of` says
   seed: int = 0
   balance: float = 0.0  # softness of RQ-KMeans' balance; 0: none
   epochs: int = 300  # this and what follows are the RQ-VAE's
@@ -38,6 +39,8 @@ def quantizer(
   cfg: Config, vectors: np.ndarray, *, workdir: str | os.PathLike | None = None
 ) -> Quantizer:
   """Learned from vectors [N, D], none for PAD; the training of an RQ-VAE is kept in `workdir`."""
+  if not cfg.sizes:
+    cfg = dataclasses.replace(cfg, sizes=sizes_of(len(vectors)))
   key = jax.random.key(cfg.seed)
   methods: dict[str, Callable[[], Quantizer]] = {
     "rqvae": lambda: _rqvae(cfg, vectors, workdir),
@@ -47,6 +50,15 @@ def quantizer(
   if cfg.method not in methods:
     raise ValueError(f"no method {cfg.method!r}; there is {', '.join(methods)}")
   return methods[cfg.method]()
+
+
+def sizes_of(items: int) -> tuple[int, ...]:
+  """Codes of each level for so many items: three levels of 256 for 12,000, two of 32 for 500.
+
+  Far fewer items than codes leave nothing to learn the later levels of.
+  """
+  size = 2 ** math.ceil(math.log2(1.2 * max(items - 4, 4) ** 0.5))
+  return (min(size, 256),) * (2 if items <= 4096 else 3)
 
 
 def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:

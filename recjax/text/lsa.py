@@ -72,14 +72,22 @@ class Lsa:
 
 
 def fit(
-  texts: Sequence[str], *, dim: int = 256, min_df: int = 2, sublinear: bool = True, seed: int = 0
+  texts: Sequence[str],
+  *,
+  dim: int | None = 256,
+  min_df: int = 2,
+  sublinear: bool = True,
+  seed: int = 0,
 ) -> Lsa:
   """Learn terms, their weights and `dim` directions; terms in fewer than `min_df` texts are left.
 
+  Without a `dim` there are 128 directions, or half as many as texts or terms where these are few.
   `seed` is of the vector that the Lanczos iteration starts from.
   """
   df = collections.Counter(t for text in texts for t in set(_TERM.findall(text.lower())))
   terms = tuple(sorted(term for term, count in df.items() if count >= min_df))
+  if dim is None:
+    dim = min(128, max(min(len(terms), len(texts)) // 2, 1))
   if dim >= min(len(terms), len(texts)):
     raise DataError(
       f"{dim} directions need more than {dim} texts and terms; there are {len(texts)} texts, "
