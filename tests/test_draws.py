@@ -93,6 +93,8 @@ def test_rows_hold_every_step_of_every_history_once(lengths, max_len):
 
 
 def test_a_system_that_would_mix_the_histories_of_a_row_is_refused():
-  config = settings.config(system="sasrec", task="next_item", examples="rows", data=settings.Data())
-  with pytest.raises(ValueError, match="which sasrec would mix"):
+  config = settings.config(
+    system="gru4rec", task="next_item", examples="rows", data=settings.Data()
+  )
+  with pytest.raises(ValueError, match="which gru4rec would mix"):
     tasks.named(config)
