@@ -2,9 +2,10 @@
 
 Published: HR@10 .730 (64 factors, GMF and MLP trained first; the authors' code keeps the epoch that
 tests best). Measured, seed 0: .6964, NDCG@10 .4294, the last epoch, as the files bring nothing to
-validate by; 18 minutes beside other work. As in the paper: batch 256, Adam at 1e-3, 4 negatives a positive that the user has not met; GMF and the MLP
-are trained first, here side by side, and NeuMF goes on from their fusion by SGD. `data.path` is
-the folder of the authors' ml-1m.train.rating, ml-1m.test.rating and ml-1m.test.negative.
+validate by; 18 minutes beside other work. As in the paper: batch 256, Adam at 1e-3, 4 negatives a
+positive that the user has not met; GMF and the MLP are trained first, here side by side, and NeuMF
+goes on from their fusion by SGD. `data.path` is the folder of the authors' ml-1m.train.rating,
+ml-1m.test.rating and ml-1m.test.negative.
 
     python -m experiments.run --config=experiments/configs/neumf_ml1m.py --workdir=runs/neumf
 
