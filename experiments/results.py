@@ -42,7 +42,9 @@ def write(
     "systems": {name: {"seeds": rows, "mean": mean(rows)} for name, rows in table.items()},
   }
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(record, indent=1) + "\n")
+  part = path.with_name(path.name + ".part")
+  part.write_text(json.dumps(record, indent=1) + "\n")
+  part.replace(path)
   return record
 
 
