@@ -11,26 +11,12 @@ of each user's last event; a user may meet an item again.
 Hardware: 2 CPU cores for some 100,000 users; one accelerator for more.
 """
 
-from experiments import settings
-from recjax.systems.sequential import sasrec
-from recjax.train import loop, optim
+from experiments.configs import sasrec_beauty
 
 
 def get_config():
-  return settings.config(
-    system="sasrec",
-    task="next_item",
-    examples="rows",
-    seeds=(0,),
-    batch_size=40,  # rows, some 290 histories
-    data=settings.Data(source="tables", max_len=50, buckets=(8, 16)),
-    model=settings.model(sasrec.Config, max_len=50, dim=64, heads=1, ff=256, dropout=0.5),
-    train=loop.Config(
-      steps=200_000,
-      optimizer=optim.Config(rate=1e-3),
-      eval_every=500,
-      best="valid/ndcg@10",
-      patience=6,
-    ),
-    evaluation=settings.Evaluation(baselines=("popularity", "item_knn")),
-  )
+  config = sasrec_beauty.get_config()
+  config.data.update(source="tables", path="")
+  config.train.update(steps=200_000, eval_every=500, patience=6)
+  config.evaluation.baselines = ("popularity", "item_knn")
+  return config
