@@ -135,7 +135,11 @@ def _tables(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
   if path.is_dir():
     items, path = items or _table(path, "items"), _table(path, "interactions") or path
   if path.is_dir():
-    raise DataError("no table of events", path=path / "interactions.csv", remedy="Or .jsonl ...")
+    raise DataError(
+      "the folder has no table of events",
+      path=path,
+      remedy=f"Name it interactions, with one of {' '.join(tables.EXTENSIONS)}, or give its path.",
+    )
   columns = _columns(path, cfg.columns, Data().columns, ("user", "item"))
   x = tables.interactions(path, columns, on_error=cfg.on_error)
   if items is None:

@@ -10,6 +10,7 @@ from recjax.text import indexing, instances, prompts, questions, vocab
 ROOT = pathlib.Path(__file__).parent.parent
 PIECES = vocab.sentencepieces(ROOT / "tokenizers" / "synthetic.model")
 OPINIONS = ("", "awful", "poor", "fair", "good", "great")
+RATED = prompts.Prompt("rating", "{item} , {title} , after {rated} ?", "{rating}", "rated")
 
 
 def events(users=80, items=12, seed=0):

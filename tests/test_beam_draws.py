@@ -91,23 +91,26 @@ def sampled(trie, allow=None, *, k, draws, temperature=1.0):
   return jax.tree.map(lambda x: x[:, 0], found)
 
 
+def assert_shares(found, expected):
+  """Each item is in as many lists as expected [I], up to four standard deviations."""
+  draws = len(found.ids)
+  share = np.bincount(np.ravel(found.ids), minlength=len(expected)) / draws
+  assert (np.abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / draws) + 1e-9).all()
+
+
 def test_single_draws_follow_the_probability_of_each_item():
   codes = catalogue(4, 9, 3, 6)
-  draws = 4000
-  found = sampled(tries.build(codes, 6), k=1, draws=draws, temperature=2.0)
+  found = sampled(tries.build(codes, 6), k=1, draws=4000, temperature=2.0)
   model = Reference(codes, 6, 0, over_children=True, temperature=2.0)
   expected = np.zeros(len(codes))
   for row, item in model.items.items():
     expected[item] = math.exp(model.score(row))
-  share = np.bincount(np.ravel(found.ids), minlength=len(codes)) / draws
-  # Four standard deviations of a share.
-  assert (np.abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / draws) + 1e-9).all()
+  assert_shares(found, expected)
 
 
 def test_pairs_are_drawn_without_replacement():
   codes = catalogue(4, 7, 3, 6)
-  draws = 4000
-  found = sampled(tries.build(codes, 6), k=2, draws=draws, temperature=4.0)
+  found = sampled(tries.build(codes, 6), k=2, draws=4000, temperature=4.0)
   model = Reference(codes, 6, 0, over_children=True, temperature=4.0)
   p = np.zeros(len(codes))
   for row, item in model.items.items():
@@ -117,9 +120,7 @@ def test_pairs_are_drawn_without_replacement():
     p[i] + sum(p[j] * p[i] / (1 - p[j]) for j in range(1, len(p)) if j != i) for i in range(len(p))
   ]
   expected[0] = 0.0
-  share = np.bincount(np.ravel(found.ids), minlength=len(codes)) / draws
-  deviation = np.sqrt(np.array(expected) * (1 - np.array(expected)) / draws)
-  assert (np.abs(share - expected) < 4 * deviation + 1e-9).all()
+  assert_shares(found, np.array(expected))
 
 
 def test_drawing_as_many_as_are_allowed_gives_them_all_best_first():

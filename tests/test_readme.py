@@ -28,5 +28,6 @@ def test_the_first_program_trains_on_reviews(tmp_path, monkeypatch):
   pathlib.Path("reviews_Beauty_5.json").write_text("\n".join(map(json.dumps, reviews)))
   there: dict = {}
   exec(code.replace(".json.gz", ".json").replace(" 256,", " 8,"), there)
+  assert int(there["result"].state.step) == 4
   assert there["result"].metrics["valid/recall@10"] == 1.0  # of seven items
   assert (tmp_path / "runs/beauty/metrics.jsonl").exists()

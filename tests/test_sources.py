@@ -90,7 +90,7 @@ def test_what_a_source_would_not_read_is_an_error(tmp_path):
     sources.read(settings.Data(catalog="items.jsonl"), tmp_path)
   with pytest.raises(ValueError, match="data.repeats is keep or first, not 'last'"):
     sources.read(settings.Data(repeats="last"), tmp_path)
-  with pytest.raises(DataError, match="no table of events"):
+  with pytest.raises(DataError, match="no table of events. Name it interactions"):
     sources.read(data(tmp_path), tmp_path)
 
 

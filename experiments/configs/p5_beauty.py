@@ -1,6 +1,6 @@
 """P5 at T5-small's shape on Amazon Beauty (2014, 5-core): sequential and direct questions.
 
-From scratch, 10,000 steps of 128 questions, some twelve epochs of the sequential ones; not yet
+From scratch, 10,000 steps of 128 questions, some seven epochs of the sequential ones; not yet
 measured. Items are numbered from the training part alone; P5's own numbers followed whole
 histories, test items included, so its figures are no aim. Other ways to write an item:
 --config.prompts.index.method=clusters (or any other but `time`: these files have no times), with
