@@ -74,3 +74,37 @@ def test_masks():
 def test_softmax_is_float32_whatever_comes_in():
   logits = jnp.array([[10.0, 10.1]], jnp.bfloat16)
   assert attention.softmax(logits).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("sizes", [(17, 19), (17, 20), (20, 19), (3, 17)], ids=str)
+@pytest.mark.parametrize("masked", [True, False])
+def test_odd_lengths_in_bfloat16_are_answered_as_in_float32(sizes, masked):
+  rng = np.random.default_rng(1)
+  queries, keys = sizes
+  shapes = (2, 3, queries, 4), (2, 3, keys, 4), (2, 3, keys, 4), (1, 3, queries, keys)
+  args = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
+  where = rng.random((2, 1, queries, keys)) < 0.6 if masked else None
+
+  def answer(query, key, value, bias):
+    bias = bias.astype(jnp.float32)
+    return attention.attend(query, key, value, bias=bias, where=where).astype(jnp.float32)
+
+  half, pull = jax.vjp(answer, *args)
+  whole, wanted = jax.vjp(answer, *(x.astype(jnp.float32) for x in args))
+  assert half.shape == whole.shape
+  np.testing.assert_allclose(half, whole, atol=0.05)
+  dy = jnp.asarray(rng.normal(size=whole.shape), jnp.float32)
+  for ours, theirs in zip(pull(dy), wanted(dy), strict=True):
+    np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=0.2, rtol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5, 6), (1, 1, 5, 6), (1, 3, 1, 6)], ids=str)
+def test_what_all_rows_share_has_the_gradient_of_a_sum(shape):
+  rng = np.random.default_rng(2)
+  x, dy = rng.normal(size=(2, 4, 3, 5, 6)).astype(np.float32)
+  out, pull = jax.vjp(attention.add_shared, jnp.asarray(x), jnp.ones(shape, np.float32))
+  np.testing.assert_array_equal(out, x + 1)
+  of_x, of_shared = pull(jnp.asarray(dy))
+  np.testing.assert_array_equal(of_x, dy)
+  axes = tuple(i for i, n in enumerate(shape) if n == 1)
+  np.testing.assert_allclose(of_shared, dy.sum(axes, keepdims=True), rtol=1e-5, atol=1e-5)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import AxisType, PartitionSpec
 
 from recjax.nn import linear
 
@@ -38,7 +39,10 @@ def test_another_contraction_is_an_error():
   [
     (((5, 3), (3, 7)), (((1,), (0,)), ((), ()))),
     (((9, 7), (7, 3)), (((1,), (0,)), ((), ()))),
+    (((50, 40), (40, 3)), (((1,), (0,)), ((), ()))),
     (((2, 4, 5, 3), (2, 4, 3, 6)), (((3,), (2,)), ((0, 1), (0, 1)))),
+    (((2, 5, 30), (2, 30, 4)), (((2,), (1,)), ((0,), (0,)))),
+    (((2, 5, 30), (2, 4, 30)), (((2,), (2,)), ((0,), (0,)))),
     (((3, 5, 2), (6, 2, 3)), (((0, 2), (2, 1)), ((), ()))),
   ],
   ids=str,
@@ -57,6 +61,21 @@ def test_a_product_of_bfloat16_sums_in_float32_and_so_do_its_gradients(shapes, d
   for ours, wanted in zip(pull(dy), plain(dy), strict=True):
     assert ours.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(ours, np.float32), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_the_gradient_of_a_shared_kernel_is_summed_over_devices():
+  rng = np.random.default_rng(2)
+  x, kernel = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((8, 6), (6, 4)))
+
+  def loss(kernel, x):
+    return linear.product(x, kernel, (((1,), (0,)), ((), ()))).sum()
+
+  mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+  split, whole = PartitionSpec("data"), PartitionSpec()
+  mapped = jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=(whole, split), out_specs=whole)
+  found = jax.jit(mapped)(kernel, x)
+  expected = np.asarray(x, np.float32).sum(0)[:, None]
+  np.testing.assert_allclose(found, np.tile(expected, (1, 4)), rtol=2e-2, atol=2e-2)
 
 
 def test_matmul_is_that_of_numpy():

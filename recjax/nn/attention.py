@@ -14,6 +14,7 @@ from recjax.nn import linear
 from recjax.types import Array
 
 NEVER = -1e30  # finite, so that a row that sees nothing is no NaN
+_SHORT = 16  # lengths below are not worth filling up
 
 
 def split_heads(x: Array, heads: int) -> Array:
@@ -40,13 +41,15 @@ def attend(
   """[B, H, T, D]: the mean of the values each query sees; zero where it sees none."""
   if scale != 1.0:
     query = query * scale
+  length = query.shape[-2]
+  query, key, value, bias, where = _evened(query, key, value, bias, where)
   logits = linear.matmul(query, key.swapaxes(-1, -2))
   if bias is not None:
-    logits = logits + bias
+    logits = add_shared(logits, bias) if len(bias) == 1 else logits + bias
   weights = softmax(logits, where)
   if dropout is not None:
     weights = dropout(weights)
-  return linear.matmul(weights.astype(value.dtype), value).astype(value.dtype)
+  return linear.matmul(weights.astype(value.dtype), value).astype(value.dtype)[..., :length, :]
 
 
 def softmax(logits: Array, where: Array | None = None) -> Array:
@@ -56,6 +59,33 @@ def softmax(logits: Array, where: Array | None = None) -> Array:
   return jnp.where(where, jax.nn.softmax(jnp.where(where, logits.astype(jnp.float32), NEVER)), 0)
 
 
+def add_shared(x: Array, shared: Array) -> Array:
+  """x [B, ...] + shared [1, ...]; the gradient's sum over B is a product with ones.
+
+  On a CPU that takes a thirtieth of the time of the plain sum, of [256, 6, 81, 81].
+  """
+  return _add(*linear.alike(x, shared))
+
+
+@jax.custom_vjp
+def _add(x, shared):
+  return x + shared
+
+
+def _add_forward(x, shared):
+  return x + shared, shared.shape
+
+
+def _add_backward(shape, gradient):
+  ones = jnp.ones(len(gradient), gradient.dtype)
+  total = jnp.tensordot(ones, gradient, axes=1, precision=jax.lax.Precision.HIGHEST)[None]
+  broadcast = tuple(i for i, n in enumerate(shape) if n == 1)
+  return gradient, total.sum(broadcast, keepdims=True)
+
+
+_add.defvjp(_add_forward, _add_backward)
+
+
 def as_mask(where: Array) -> Array:
   """A mask of keys [B, S] or of pairs [B, 1 or H, T, S], as the latter."""
   if where.ndim == 2:
@@ -63,6 +93,30 @@ def as_mask(where: Array) -> Array:
   if where.ndim == 4:
     return where.astype(bool)
   raise ValueError(f"a mask is [B, S] or [B, 1, T, S], not {where.shape}")
+
+
+def _evened(query: Array, key: Array, value: Array, bias: Array | None, where: Array | None):
+  """The same with odd lengths filled up to a multiple of 8, unseen, in bfloat16 on a CPU.
+
+  A sum of products over an odd number of places is made there in float32, and of copies in it.
+  """
+  lengths = query.shape[-2], key.shape[-2]
+  half = query.dtype == key.dtype == value.dtype == jnp.bfloat16
+  rows, columns = (-n % 8 if half and n % 2 and n >= _SHORT else 0 for n in lengths)
+  if not (rows or columns) or jax.default_backend() != "cpu":
+    return query, key, value, bias, where
+
+  def filled(x, rows, columns):
+    return jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, rows), (0, columns)])
+
+  def of_pairs(x):  # what is broadcast over the queries is so over further ones
+    return filled(x, 0 if x.shape[-2] == 1 else rows, columns)
+
+  if where is None:
+    where = jnp.ones((1, 1, 1, lengths[1]), bool)
+  bias = None if bias is None else of_pairs(bias)
+  key, value = filled(key, columns, 0), filled(value, columns, 0)
+  return filled(query, rows, 0), key, value, bias, of_pairs(where)
 
 
 def by_query(x: Array, heads: int, length: int) -> Array:

@@ -4,7 +4,9 @@ Two things are measured there. XLA computes a kernel's gradient from x^T and dy:
 [B, T, D] it first writes x transposed, and with the greater operand on the left the float32
 product takes 2.5 times as long (x [256, 81, 1024], kernel [1024, 128]); two axes and the smaller
 operand first avoid both. And a product of bfloat16 operands runs at twice float32's speed when its
-result is float32, but at a third of that when it is bfloat16, as JAX's own gradient would ask.
+result is float32 and rows of the first meet columns of the second, an even number of places: at a
+third of that when the result is bfloat16, as JAX's own gradient would ask, and at less than
+float32's when the first operand lies the other way, as it does in the gradient of a kernel.
 """
 
 from __future__ import annotations
@@ -46,8 +48,20 @@ def matmul(a: Array, b: Array) -> Array:
 def product(a: Array, b: Array, dimensions: Dimensions) -> Array:
   """`jax.lax.dot_general` with a float32 result; of bfloat16, so is every product backward."""
   if a.dtype == b.dtype == jnp.bfloat16:
-    return _half(a, b, dimensions)
+    return _half(*alike(a, b), dimensions)
   return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+def alike(a: Array, b: Array) -> tuple[Array, Array]:
+  """The same; inside `jax.shard_map` both vary over the axes that either varies over.
+
+  A gradient of one's own cannot sum over devices, as that of an operand which is whole on each
+  must be; that of choosing between the two does.
+  """
+  if not jax.sharding.get_abstract_mesh().manual_axes:
+    return a, b
+  of_a, of_b = (x.reshape(-1)[:1].sum() for x in (a, b))
+  return jnp.where(False, of_b, a), jnp.where(False, of_a, b)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -70,7 +84,14 @@ def _half_backward(dimensions, kept, gradient):
   b_summed = tuple(b_sum[a_sum.index(i)] for i in sorted(a_sum))
 
   d_a = _half(gradient, b, ((of_b, b_free), (lead, b_batch)))
-  if a.size < gradient.size:  # the smaller operand goes first
+  if _turns(a_batch, a_free, a.ndim):  # [..., N, D] and [..., N, F], to be summed over N
+    dims = (((a.ndim - 1,), (a.ndim - 2,)), (lead, lead))
+    if a.size > 2 * gradient.size:  # the lesser is turned: it costs less, and d_b is small
+      d_b, came = _half(_turned(gradient), a, dims), (*b_free, *b_summed)
+    else:
+      d_b, came = _half(_turned(a), gradient, dims), (*b_summed, *b_free)
+    d_b = jax.lax.optimization_barrier(d_b)  # or XLA turns the product round again
+  elif a.size < gradient.size:  # the smaller operand goes first
     d_b, came = _half(a, gradient, ((a_free, of_a), (a_batch, lead))), (*b_summed, *b_free)
   else:
     d_b, came = _half(gradient, a, ((of_a, a_free), (lead, a_batch))), (*b_free, *b_summed)
@@ -78,6 +99,18 @@ def _half_backward(dimensions, kept, gradient):
     _put_back(d_a, (*a_batch, *a_free, *a_summed)).astype(a.dtype),
     _put_back(d_b, (*b_batch, *came)).astype(b.dtype),
   )
+
+
+def _turns(batch: tuple[int, ...], free: tuple[int, ...], rank: int) -> bool:
+  """Whether an operand is [*batch, N, D] with N free, on a CPU, where the order matters."""
+  plain = batch == tuple(range(rank - 2)) and free == (rank - 2,)
+  return plain and jax.default_backend() == "cpu"
+
+
+def _turned(x: Array) -> Array:
+  """[..., N, D] -> [..., D, N], written out: XLA would else only note that it is read across."""
+  y = x.swapaxes(-1, -2)
+  return jax.lax.optimization_barrier(y.reshape(-1)).reshape(y.shape)
 
 
 def _put_back(x: Array, came: tuple[int, ...]) -> Array:

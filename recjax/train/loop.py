@@ -42,7 +42,7 @@ class Config:
   fuse: int = 1  # steps a call; for models so small that dispatch binds them
   ema: float = 0.0  # decay of the running mean of parameters that is evaluated; 0: none
   compute_dtype: str | None = None  # "bfloat16": parameters are cast for the loss
-  fused_products: bool = False  # on a CPU, see `process.FUSED_PRODUCTS`: for T5-sized layers
+  fused_products: bool = False  # on a CPU, see `process.FUSED_PRODUCTS`: for T5s in float32
   skip_bad: bool = False  # leave out updates that are not finite, instead of stopping
   max_loss: float = 1e6  # a mean loss beyond this has exploded
   log_every: int = 100

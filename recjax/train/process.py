@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import jax
 
 # XLA's products of matrices on a CPU left to one library. Measured on 2 cores: a training step of
-# TIGER's T5 1.2 times faster, one of SASRec with its softmax over a catalogue 1.3 times slower, and
-# so is decoding a few tokens. For `jax.jit(step, compiler_options=FUSED_PRODUCTS)`; a backend other
-# than the CPU refuses it.
+# TIGER's T5 1.2 times faster; slower are one of SASRec with its softmax over a catalogue (1.3
+# times), decoding a few tokens, and a T5 in bfloat16, whose products go there anyway. For
+# `jax.jit(step, compiler_options=FUSED_PRODUCTS)`; a backend other than the CPU refuses it.
 FUSED_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 
