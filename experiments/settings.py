@@ -43,6 +43,7 @@ class Data:
   ties: str = "file"  # order of events at one time: file, item, or a seed to shuffle with
   max_len: int = 20  # history items that a model reads
   buckets: tuple[int, ...] = ()  # shorter widths that short histories are padded to in training
+  even: bool = False  # narrower batches of training have more rows, as many places in all
   negatives: int = 0  # items the user has not met, beside each event; 0: the system draws its own
   split_seed: int = 0  # of splits at random
   cold: float = 0.0  # of the items that test, so many are kept from training and validation

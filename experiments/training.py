@@ -61,7 +61,7 @@ def _fit(job: Job, seed: int, folder: pathlib.Path) -> loop.Result:
   system, assets, _, pretrain, shared, rater = job.built
   cfg = _seeded(job.config.train, seed)
   found = job.questions.learned()
-  batches = _batches(job, found, job.config.batch_size, seed)
+  batches = _batches(job, found, job.config.batch_size, seed, even=job.data.even)
   valid = job.questions.suites("valid", system, rater or system, job.known, job.split.valid)
   fingerprint = _fingerprint(job)
   more = {"suites": valid, "fingerprint": fingerprint, "init_from": job.questions.start}
@@ -120,11 +120,14 @@ def _seeded(section: ml_collections.ConfigDict, seed: int) -> loop.Config:
   return dataclasses.replace(settings.build(loop.Config, section), seed=seed)
 
 
-def _batches(job: Job, found: loader.Source, size: int, seed: int) -> loader.Batches:
+def _batches(
+  job: Job, found: loader.Source, size: int, seed: int, *, even: bool = False
+) -> loader.Batches:
   widths, drawn = settings.widths(job.data), job.questions.drawn()
   if job.config.examples == "rows":
     widths = widths[-1]  # rows are full, and one that is not would be a batch of its own
-  return loader.Batches(found, size, max_len=widths, seed=seed, epochs=None, transforms=drawn)
+  more = {"even": even, "transforms": drawn}
+  return loader.Batches(found, size, max_len=widths, seed=seed, epochs=None, **more)
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:

@@ -56,6 +56,31 @@ def test_windows_cover_every_transition_and_never_leave_the_user(counts, max_len
   assert set(seen) == wanted
 
 
+def test_even_batches_have_as_many_places_whatever_their_width():
+  source = examples.prefixes(log([30, 9, 40, 12, 25]))
+  even = loader.Batches(source, 2, max_len=[4, 9, 24], seed=3, even=True)
+  sizes = {batch["history"].shape[::-1] for batch in map(even.__getitem__, range(len(even)))}
+  assert sizes == {(4, 12), (9, 4), (24, 2)}
+  seen = collections.Counter()
+  for i in range(len(even)):
+    batch = even[i]
+    real = batch["weight"] > 0
+    seen.update(zip(batch["user"][real].tolist(), batch["target"][real].tolist(), strict=True))
+    assert even.bucket(i) == [4, 9, 24].index(batch["history"].shape[1])
+  assert len(seen) == len(source) == seen.total()
+  assert even.mean_size == sum(len(even[i]["user"]) for i in range(len(even))) / len(even)
+
+
+def test_processes_share_even_batches_out():
+  source = examples.prefixes(log([30, 9, 40]))
+  how = {"max_len": [4, 24], "seed": 0, "even": True}
+  whole = loader.Batches(source, 4, **how)
+  parts = [loader.Batches(source, 4, shard=(n, 2), **how) for n in range(2)]
+  for i in range(len(whole)):
+    both = np.concatenate([part[i]["target"] for part in parts])
+    np.testing.assert_array_equal(both, whole[i]["target"])
+
+
 def test_next_events_see_all_earlier_ones_of_either_table():
   x = prepare.order(log([4, 3]), ties=prepare.file_order)
   split = splits.leave_one_out(x)

@@ -34,8 +34,10 @@ class Source(Protocol):
 class Batches:
   """All batches of a run by index, a `grain.RandomAccessDataSource`.
 
-  Every array leads with `batch_size` rows. `weight` is 1 for an example and 0 for a row that
-  only fills the last batch of a bucket (a copy of the batch's first example).
+  Every array leads with `batch_size` rows; of `even` batches those of the widest bucket do, others
+  with a multiple. A loss that is a mean over places then weighs them about alike: in batches of as
+  many rows each, a place of a short history, among fewer, counts for more. `weight` is 1 for an
+  example and 0 for a row that only fills the last batch of a bucket (a copy of the batch's first).
   """
 
   def __init__(
@@ -46,6 +48,7 @@ class Batches:
     max_len: int | Sequence[int],  # the width of histories, or the widths of length buckets
     seed: int | None = None,  # None: in order, as evaluation wants it
     epochs: int | None = 1,  # None: for ever
+    even: bool = False,  # narrower batches have more rows, about as many places in all
     shard: tuple[int, int] = (0, 1),  # (this process, processes)
     transforms: Sequence[Transform] = (),
   ):
@@ -59,14 +62,18 @@ class Batches:
       raise ValueError(f"the bucket widths must be positive and ascending, they are {buckets}")
     self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
     self._source, self._transforms = source, tuple(transforms)
-    self._mine = slice(index * batch_size // count, (index + 1) * batch_size // count)
+    self._index, self._count = index, count
+    self._sizes = [batch_size * (buckets[-1] // width if even else 1) for width in buckets]
     self._widths = [source.widths(width) for width in buckets]
     # A row goes to the narrowest bucket that holds it; the widest cuts what is longer still.
     place = np.zeros(len(source), np.int64)
     if len(buckets) > 1:
       place = np.minimum(np.searchsorted(buckets, source.lengths), len(buckets) - 1)
     self._members = [np.flatnonzero(place == b) for b in range(len(buckets))]
-    self.per_epoch = sum(-(-len(rows) // batch_size) for rows in self._members)
+    numbers = [-(-len(m) // size) for m, size in zip(self._members, self._sizes, strict=True)]
+    self.per_epoch = sum(numbers)
+    rows = sum(n * size for n, size in zip(numbers, self._sizes, strict=True))
+    self.mean_size = rows / self.per_epoch  # rows of a batch, on average
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
   def __len__(self) -> int:
@@ -77,8 +84,9 @@ class Batches:
     epoch, nth = divmod(int(index), self.per_epoch)
     rows, bucket = self._plan(epoch)
     rows, widths = rows[nth], self._widths[bucket[nth]]
+    begin, end = ((self._index + n) * len(rows) // self._count for n in (0, 1))
     if not self._transforms:
-      rows = rows[self._mine]
+      rows = rows[begin:end]
     # Row 0 of a planned batch is always real, but this process's share may be all filling.
     batch = self._source.gather(np.where(rows < 0, self._first(epoch, nth), rows), widths)
     batch["weight"] = (rows >= 0).astype(np.float32)
@@ -86,7 +94,7 @@ class Batches:
       rng = np.random.default_rng([self.seed or 0, int(index)])
       for transform in self._transforms:
         batch = transform(batch, rng)
-      batch = {name: column[self._mine] for name, column in batch.items()}
+      batch = {name: column[begin:end] for name, column in batch.items()}
     return batch
 
   def bucket(self, index: int) -> int:
@@ -95,22 +103,21 @@ class Batches:
     return int(self._plan(epoch)[1][nth])
 
   def _first(self, epoch: int, nth: int) -> int:
-    return self._plan(epoch)[0][nth, 0]
+    return self._plan(epoch)[0][nth][0]
 
-  def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The epoch's rows [M, B], -1 where there is none, and buckets [M]."""
+  def _make_plan(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """The epoch's M batches, rows [B] each, -1 where there is none, and their buckets [M]."""
     rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
-    plans = []
-    for rows in self._members:
+    plan, bucket = [], []
+    for nth, (rows, size) in enumerate(zip(self._members, self._sizes, strict=True)):
       rows = rows if rng is None else rng.permutation(rows)
-      filling = np.full(-len(rows) % self.batch_size, -1)
-      plans.append(np.concatenate([rows, filling]).reshape(-1, self.batch_size))
-    plan = np.concatenate(plans)
-    bucket = np.repeat(np.arange(len(plans)), [len(p) for p in plans])
-    if rng is not None and len(plans) > 1:
+      filling = np.full(-len(rows) % size, -1)
+      plan += list(np.concatenate([rows, filling]).reshape(-1, size))
+      bucket += [nth] * (len(plan) - len(bucket))
+    if rng is not None and len(self._members) > 1:
       mixed = rng.permutation(len(plan))
-      plan, bucket = plan[mixed], bucket[mixed]
-    return plan, bucket
+      plan, bucket = [plan[i] for i in mixed], [bucket[i] for i in mixed]
+    return plan, np.array(bucket)
 
 
 def load(batches: Batches, *, threads: int = 1, prefetch: int = 4) -> grain.DatasetIterator:

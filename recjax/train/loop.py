@@ -281,7 +281,7 @@ def _chosen(cfg: Config, meter: Meter) -> dict[str, float]:
 
 def _report(cfg: Config, meter: Meter, train: loader.Batches, state: states.State):
   skipped = {"skipped": float(state.skipped)} if cfg.skip_bad else {}
-  return {**meter.report(train.batch_size), **skipped}
+  return {**meter.report(train.mean_size), **skipped}
 
 
 def _group(train: loader.Batches, at: int, cfg: Config) -> int:

@@ -84,7 +84,7 @@ class Meter:
         into[1] += weight
     self._at = at + size
 
-  def report(self, batch_size: int) -> dict[str, float]:
+  def report(self, batch_size: float) -> dict[str, float]:
     """Means since the last report, and how fast it went."""
     means = {n: t / w if w else 0.0 for n, (t, w) in self.sums.items()}
     self.sums = {}
