@@ -39,7 +39,7 @@ def main():
   metrics = pairs.run(_CONFIG.value, files, workdir, model=_MODEL.value, vocabulary=_VOCAB.value)
   for name, value in metrics.items():
     print(f"{name:16}{value:10.4f}")
-  print(f"\nAll answers are in {workdir / 'predictions.jsonl'}." if metrics else "\nStopped early.")
+  print(f"\nAll answers are in {workdir / 'predictions.jsonl'}.")
 
 
 if __name__ == "__main__":

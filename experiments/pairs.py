@@ -29,7 +29,7 @@ from recjax.decode import generate
 from recjax.metrics import additive
 from recjax.nn import t5
 from recjax.text import objectives, t5_weights, vocab
-from recjax.train import evaluate, generated, loop
+from recjax.train import evaluate, generated, loop, signals
 from recjax.types import PAD, System
 
 _logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def run(
     },
   )
   if result.stopped_by is not None:
-    return {}
+    signals.leave(result.stopped_by, workdir)
   params = jax.device_get(result.params)
   # In the file's order, so in one bucket.
   whole = dataclasses.replace(cfg, buckets=())

@@ -33,7 +33,7 @@ from recjax import growth, recommender
 from recjax.data import loader
 from recjax.recommender import Recommender
 from recjax.systems import SYSTEMS
-from recjax.train import evaluate, loop, progress
+from recjax.train import evaluate, loop, progress, signals
 from recjax.types import PAD
 
 MODES = ("all", "prepare", "embed", "tokenize", "train", "evaluate", "recommend", "help")
@@ -123,8 +123,7 @@ class Run(preparation.Preparation):
     for seed in self.config.seeds:
       result = self.train(seed)
       if result.stopped_by is not None:
-        print(f"Stopped by a signal. The same command goes on from what is in {self.workdir}.")
-        raise SystemExit(128 + result.stopped_by)
+        signals.leave(result.stopped_by, self.workdir)
       learned[seed], seconds = result.params, seconds + result.seconds
     return learned, seconds
 

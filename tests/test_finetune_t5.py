@@ -159,6 +159,17 @@ def test_a_vocabulary_beyond_the_model_is_named(finished, files, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_a_signal_ends_it_with_a_status_that_tells(files, tmp_path, monkeypatch, capsys):
+  def stopped(*args, **kwargs):
+    return pairs.loop.Result(None, None, {}, stopped_by=15)
+
+  monkeypatch.setattr(pairs.loop, "fit", stopped)
+  with pytest.raises(SystemExit) as end:
+    pairs.run(config(), files, tmp_path, vocabulary=VOCAB)
+  assert end.value.code == 128 + 15 and str(tmp_path) in capsys.readouterr().out
+  assert not (tmp_path / "metrics.json").exists()
+
+
 def test_scores_by_hand():
   got = generated.scores(["a b c d", "x y"], ["a b c d", "y x"])
   assert got["exact_match"] == 0.5

@@ -297,7 +297,7 @@ def test_a_signal_in_a_comparison_leaves_no_half_trained_row(tmp_path, monkeypat
   run = tmp_path / "run"
   with pytest.raises(SystemExit) as end:
     pipeline.run(config, run, "all", record=tmp_path / "kept")
-  assert end.value.code == 128 + 15 and "The same command goes on" in capsys.readouterr().out
+  assert end.value.code == 128 + 15 and "the same command goes on" in capsys.readouterr().out
   assert list(json.loads((run / "results.json").read_text())["systems"]) == [
     "mf",
     "best attainable",

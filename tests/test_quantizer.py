@@ -294,3 +294,11 @@ def test_sizes_that_go_by_the_catalogue_can_be_learned_and_tell_items_apart(item
   made = learn.quantizer(learn.Config(method="rqkmeans", sizes=()), x)
   assert made.sizes == learn.sizes_of(items) and math.prod(made.sizes) > items
   assert len(np.unique(made.encode(x), axis=0)) > 0.5 * items
+
+
+def test_learning_that_a_signal_stopped_ends_with_a_status_that_tells(monkeypatch, tmp_path):
+  stopped = learn.loop.Result(None, None, {}, stopped_by=15)
+  monkeypatch.setattr(learn.loop, "fit", lambda *args, **kwargs: stopped)
+  with pytest.raises(SystemExit) as end:
+    learn.quantizer(learn.Config(sizes=(4, 4)), np.eye(8, dtype=np.float32), workdir=tmp_path)
+  assert end.value.code == 128 + 15

@@ -16,7 +16,7 @@ import numpy as np
 from recjax.data import examples, loader
 from recjax.semid import artefact, rqkmeans, rqvae
 from recjax.semid.quantizer import Quantizer
-from recjax.train import loop, optim
+from recjax.train import loop, optim, signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,5 +89,5 @@ def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
     },
   )
   if result.stopped_by is not None:
-    raise SystemExit(f"stopped by signal {result.stopped_by}; the same command goes on from there")
+    signals.leave(result.stopped_by, workdir)
   return rqvae.quantizer(result.params)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -43,3 +45,13 @@ class Stop:
     if self.signal is not None and number == signal.SIGINT:
       raise KeyboardInterrupt
     self.signal = number
+
+
+def leave(number: int, workdir: str | os.PathLike | None) -> NoReturn:
+  """Ends the program after a training that a signal stopped; the exit status is 128 and its number.
+
+  A shell and a scheduler tell by it that the work is not done.
+  """
+  kept = "nothing was kept" if workdir is None else f"the same command goes on from {workdir}"
+  print(f"Stopped by signal {number}: {kept}.", flush=True)
+  raise SystemExit(128 + number)
