@@ -124,6 +124,7 @@ class Preparation:
       made = learn.quantizer(cfg.quantizer, self.vectors[PAD + 1 :], workdir=training)
       policy = growth.Collisions(cfg.policy, cfg.collisions).make()
       ids = artefact.build(self.raw.catalog.ids, self.vectors, made, policy)
+    mark.unlink(missing_ok=True)  # until all that it vouches for is there
     ids.save(folder)
     x = None if ids.quantizer is None else self.vectors[PAD + 1 :]
     told = report.measure(ids.codes[PAD + 1 :], sizes=ids.sizes, vectors=x, quantizer=ids.quantizer)

@@ -34,9 +34,11 @@ _TEMPLATE = flags.DEFINE_string("template", "{title}", "Fields of the catalogue.
 _DIM = flags.DEFINE_integer("dim", 384, "Of lsa.", lower_bound=1)
 _METHODS = flags.DEFINE_list("methods", ["rqvae", "rqkmeans"], "Of recjax.semid.learn.")
 _EPOCHS = flags.DEFINE_integer("epochs", 60, "Of the RQ-VAE.", lower_bound=1)
-_SINKHORN = flags.DEFINE_float(
-  "sinkhorn", 0.0, "Of the RQ-VAE's last level, see learn.Config.", 0.0
-)
+_DEFAULT = learn.Config()
+_CHOSEN = {  # of the RQ-VAE, see learn.Config
+  name: flags.DEFINE_float(name, getattr(_DEFAULT, name), "Of the RQ-VAE, see learn.Config.", 0.0)
+  for name in ("rate", "beta", "ema", "sinkhorn")
+}
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run each.")
 _RECORD = flags.DEFINE_string("record", None, "A file for the results.")
 
@@ -95,13 +97,14 @@ def _vectors(catalog: Catalog, workdir: pathlib.Path) -> np.ndarray:
 
 
 def _seed(method: str, seed: int, x, category, workdir: pathlib.Path) -> dict:
-  soft = f"_{_SINKHORN.value:g}" if _SINKHORN.value else ""
-  folder = workdir / f"{method}_{_EPOCHS.value}{soft}_{seed}"
+  chosen = {name: flag.value for name, flag in _CHOSEN.items()}
+  told = "".join(f"_{name}{x:g}" for name, x in chosen.items() if x != getattr(_DEFAULT, name))
+  folder = workdir / f"{method}_{_EPOCHS.value}{told}_{seed}"
   done = folder / "row.json"
   if done.exists():
     return json.loads(done.read_text())
   began = time.perf_counter()
-  cfg = learn.Config(method=method, seed=seed, epochs=_EPOCHS.value, sinkhorn=_SINKHORN.value)
+  cfg = learn.Config(method=method, seed=seed, epochs=_EPOCHS.value, **chosen)
   made = learn.quantizer(cfg, x, workdir=folder)
   seconds = time.perf_counter() - began
   row = {"seed": seed, **_row(made.encode(x), category, x, made), "seconds": round(seconds, 1)}

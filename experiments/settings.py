@@ -110,13 +110,40 @@ class Evaluation:
   compare: tuple[str, ...] = ()  # configs of further systems, run on this run's data
 
 
+# All that a config may hold: sections, and the plain values of a run.
+SECTIONS = (
+  *("data", "text", "semantic_ids", "prompts", "pairs", "model", "train", "pretrain"),
+  *("evaluation", "system", "task", "examples", "seeds", "batch_size", "pretrain_batch_size"),
+)
+
+
 def config(**sections: Any) -> ml_collections.ConfigDict:
   """A ConfigDict of dataclass sections and plain values, locked: an unknown key is an error."""
+  unknown = sorted(set(sections) - set(SECTIONS))
+  if unknown:
+    raise ValueError(f"a config has no {unknown}; it has {', '.join(SECTIONS)}")
   plain = {
-    name: dataclasses.asdict(s) if dataclasses.is_dataclass(s) else s
+    name: _typed(type(s), dataclasses.asdict(s)) if dataclasses.is_dataclass(s) else s
     for name, s in sections.items()
   }
   return ml_collections.ConfigDict(plain).lock()
+
+
+def _typed(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+  """With None, where a field may be something else, as a reference that a flag can set to it."""
+  kinds = {kind.__name__: kind for kind in (str, int, float, bool, tuple)}
+  found = {}
+  for field in dataclasses.fields(cls):
+    if field.name not in values:
+      continue
+    value, nested = values[field.name], field.default_factory
+    kind = kinds.get(str(field.type).partition("|")[0].partition("[")[0].strip())
+    if value is None and kind is not None:
+      value = ml_collections.config_dict.placeholder(kind)
+    elif isinstance(value, dict) and dataclasses.is_dataclass(nested):
+      value = _typed(nested, value)
+    found[field.name] = value
+  return found
 
 
 def model(cls: type, **fields: Any) -> dict[str, Any]:
@@ -127,7 +154,7 @@ def model(cls: type, **fields: Any) -> dict[str, Any]:
   defaults = {
     f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING
   }
-  return {**defaults, **fields}
+  return _typed(cls, {**defaults, **fields})
 
 
 def build(cls: type[T], section: ml_collections.ConfigDict, **more: Any) -> T:
@@ -157,6 +184,8 @@ def describe(name: str, cls: type, section: Mapping[str, Any]) -> str:
     said = comments.get(field.name, "")
     if isinstance(section.get(field.name), ml_collections.ConfigDict):
       told = sorted(section[field.name].items())
+      if said:
+        lines.append(f"  {name}.{field.name}: {said}")
       lines += [f"  --config.{name}.{field.name}.{key}={v}" for key, v in told]
       continue
     value = str(section[field.name]).strip() if field.name in section else "(given by the data)"

@@ -61,6 +61,24 @@ def test_every_field_of_a_section_can_be_a_flag():
     assert not hidden & cls.__dataclass_fields__.keys()
 
 
+def test_a_flag_may_set_what_is_none_by_default():
+  config = settings.config(
+    model=settings.model(SYSTEMS["sasrec"].Config), train=loop.Config(steps=3)
+  )
+  assert config.train.best is None and config.model.t is None and config.train.profile is None
+  config.update_from_flattened_dict({"train.best": "valid/x", "model.t": 0.5})
+  config.update_from_flattened_dict({"train.compute_dtype": "bfloat16", "train.profile": (2, 5)})
+  built = settings.build(loop.Config, config.train)
+  assert (built.best, built.compute_dtype, built.profile) == ("valid/x", "bfloat16", (2, 5))
+  with pytest.raises(TypeError):
+    config.train.best = 3
+
+
+def test_a_section_that_there_is_not_is_named():
+  with pytest.raises(ValueError, match="pre_train"):
+    settings.config(pre_train=loop.Config(steps=3))
+
+
 def test_the_readme_lists_every_suite_and_no_other():
   folder = pathlib.Path(settings.__file__).parent
   suites = {path.stem for path in (folder / "benchmarks").glob("*.py")} - {"__init__", "timing"}

@@ -142,6 +142,26 @@ def test_every_optimiser_learns(name):
   assert costs[-1] < 0.75 * costs[0]
 
 
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon", "sgd"])
+def test_decay_is_the_rate_times_its_share_of_matrices_alone(name):
+  b1 = 0.0 if name == "sgd" else 0.9  # a momentum would hold the decay of steps before
+  cfg = optim.Config(name=name, rate=1e-3, schedule="linear", weight_decay=0.01, b1=b1)
+  params = {"w": jnp.ones((8, 4)), "kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones(4)}
+  optimizer = optim.make(cfg, 10, toy.make(3))
+  kept = optimizer.init(params)
+  zero = jax.tree.map(jnp.zeros_like, params)
+  for rate in (1e-3, 0.9e-3):
+    change, kept = optimizer.update(zero, kept, params)
+    np.testing.assert_allclose(change["w"], -0.01 * rate, rtol=1e-5)
+    np.testing.assert_allclose(change["kernel"], -0.01 * rate, rtol=1e-5)
+    np.testing.assert_allclose(change["bias"], 0, atol=1e-9)
+
+
+def test_rates_of_groups_that_there_are_not_are_refused():
+  with pytest.raises(ValueError, match="no groups"):
+    optim.make(optim.Config(group_rates={"head": 9.0}), 10, toy.make(3))
+
+
 def test_schedules_by_hand():
   def at(steps, **options):
     f = optim.schedule(optim.Config(rate=2.0, **options), 100)

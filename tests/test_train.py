@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from jax.sharding import PartitionSpec as P
 
 from recjax.data import examples, loader, splits
 from recjax.train import checkpoint, evaluate, loop, mesh, meter, optim
@@ -26,7 +27,9 @@ from recjax.types import System
 PROCESS = pathlib.Path(__file__).parent / "training_process.py"
 
 
-def run(workdir, *, steps=12, system=None, train=None, suites=(), devices=1, **options):
+def run(
+  workdir, *, steps=12, system=None, train=None, suites=(), devices=1, axes=(), rules=(), **options
+):
   x = toy.log()
   cfg = loop.Config(steps=steps, **{"save_every": 4, "log_every": 3} | options)
   return loop.fit(
@@ -36,7 +39,8 @@ def run(workdir, *, steps=12, system=None, train=None, suites=(), devices=1, **o
     cfg,
     suites=suites,
     workdir=workdir,
-    mesh=mesh.make_mesh(devices=jax.devices()[:devices]),
+    mesh=mesh.make_mesh(**dict(axes)) if axes else mesh.make_mesh(devices=jax.devices()[:devices]),
+    rules=rules,
   )
 
 
@@ -228,6 +232,103 @@ def explodes(at):
   return base._replace(loss=loss)
 
 
+@pytest.mark.parametrize(
+  "axes", [{"fsdp": 8}, {"model": 8}, {"data": 2, "fsdp": 2, "model": 2}], ids=str
+)
+def test_a_sharded_run_goes_on_and_ends_as_one_device_would(tmp_path, axes):
+  rules = [("items/embedding", P("model", None)), ("up/kernel", P(None, "model"))]
+  rules += [("up/bias", P("model")), ("down/kernel", P("model", None))]
+  system, how = toy.make(toy.log().num_items + 7), {"accumulate": 2, "fuse": 2, "ema": 0.9}
+  how |= {"log_every": 4, "system": system}
+  grid = {"axes": axes.items(), "rules": rules}
+  whole = run(tmp_path / "a", **how, **grid)
+  with pytest.raises(ConnectionError):
+    run(tmp_path / "b", train=Breaks(toy.batches(toy.log()), 6), **how, **grid)
+  chex.assert_trees_all_equal(run(tmp_path / "b", **how, **grid).state, whole.state)
+  alone = run(None, **how)
+  chex.assert_trees_all_close(jax.device_get(whole.params), alone.params, atol=1e-5)
+
+
+def test_a_damaged_newest_checkpoint_does_not_crowd_out_a_good_one(tmp_path):
+  run(tmp_path, steps=8)
+  spoil(tmp_path / "checkpoints" / "step_00000008")
+  run(tmp_path, steps=6, keep_last=1, save_every=2)
+  finished = [f.step for f in checkpoint.finished(tmp_path / "checkpoints")]
+  assert 6 in finished
+  chex.assert_trees_all_equal(run(tmp_path).state, run(tmp_path / "whole").state)
+
+
+def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, caplog):
+  split = splits.leave_one_out(toy.log())
+  valid = loader.Batches(examples.next_events(split.train, split.valid), 64, max_len=8)
+  measure = evaluate.ranking_by_list(toy.make(toy.log().num_items))
+  suites = [evaluate.Suite("valid", valid, measure)]
+  how = {"suites": suites, "eval_every": 4, "best": "-valid/recall@10", "keep_last": 3}
+  how["optimizer"] = optim.Config(rate=3e-2)  # it learns, so that the first is the best by less
+  first = run(tmp_path, **how)
+  ranked = [f.step for f in checkpoint.finished(tmp_path / "checkpoints")]
+  by = {
+    f.step: f.meta["metrics"]["valid/recall@10"]
+    for f in checkpoint.finished(tmp_path / "checkpoints")
+  }
+  best = min(ranked, key=lambda step: (by[step], step))
+  assert first.metrics["valid/recall@10"] == by[best] and best != 12
+  spoil(tmp_path / "checkpoints" / f"step_{best:08d}")
+  again = run(tmp_path, **how)
+  assert again.metrics["valid/recall@10"] == sorted(by.values())[1]
+  assert "next best" in caplog.text
+
+
+def spoil(folder):
+  """One bit of the largest file of a checkpoint."""
+  file = max(
+    (f for f in (folder / "state").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size
+  )
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+
+
+def test_a_metric_that_is_no_number_is_worse_than_any():
+  assert checkpoint.worth({"a": float("nan")}, "a") == -np.inf
+  assert checkpoint.worth({"a": float("nan")}, "-a") == -np.inf
+  assert checkpoint.worth({"a": 2.0}, "-a") == -2.0 and checkpoint.worth({}, "a") is None
+
+
+def test_batches_that_changed_or_do_not_suffice_are_told(tmp_path):
+  with pytest.raises(ValueError, match="12 steps need more than the .* batches"):
+    run(None, train=toy.batches(toy.log(), epochs=1))
+  run(tmp_path, steps=4)
+  with pytest.raises(checkpoint.CheckpointError, match="batches.batch_size: 16 then, 8 now"):
+    run(tmp_path, train=toy.batches(toy.log(), 8))
+  with pytest.raises(checkpoint.CheckpointError, match="batches.seed: 0 then, 3 now"):
+    run(tmp_path, train=toy.batches(toy.log(), seed=3))
+
+
+def test_what_was_learned_is_kept_when_there_is_no_such_metric(tmp_path):
+  split = splits.leave_one_out(toy.log())
+  valid = loader.Batches(examples.next_events(split.train, split.valid), 64, max_len=8)
+  suites = [evaluate.Suite("valid", valid, evaluate.ranking_by_list(toy.make(24 + 1)))]
+  with pytest.raises(ValueError, match="no metric 'valid/ndcg@77'"):
+    run(tmp_path, suites=suites, best="valid/ndcg@77", save_every=1000, log_every=100)
+  assert [f.step for f in checkpoint.finished(tmp_path / "checkpoints")] == [12]
+
+
+def test_work_is_counted_whatever_the_micro_batches_and_widths():
+  def flops(**how):
+    records = []
+    keep = lambda self, step, values: records.append(values)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(loop.log.Log, "write", keep)
+      patch.setattr(loop.log, "peak_flops", lambda: None)
+      run(None, steps=4, log_every=4, save_every=4, **how)
+    return records[0]["perf/flops_per_s"] * records[0]["perf/step_ms"] / 1e3
+
+  alone = flops()
+  for how in ({"accumulate": 2}, {"accumulate": 4}, {"fuse": 2}):
+    np.testing.assert_allclose(flops(**how), alone, rtol=0.05)
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_batch_and_way_back(tmp_path):
   batches = toy.batches(toy.log())
   first = next(i for i in range(99) if 7 in batches[i]["user"])
@@ -249,9 +350,12 @@ def test_bad_updates_may_be_skipped_with_a_counter(tmp_path):
   chex.assert_tree_all_finite(result.state.params)
 
 
-def test_an_exploding_loss_stops_too():
+def test_an_exploding_loss_stops_too_or_is_skipped(tmp_path):
   with pytest.raises(meter.BadLoss, match="the loss is"):
-    run(None, max_loss=1.0)
+    run(tmp_path, max_loss=1.0)
+  # As the message says, the same folder goes on with skip_bad.
+  skipped = run(tmp_path, max_loss=1.0, skip_bad=True)
+  assert skipped.state.skipped == 12 and "loss" not in told(tmp_path)[-1]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
@@ -260,11 +364,12 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     run(tmp_path / "file" / "run", train=Breaks(toy.batches(toy.log()), 1))
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, ValueError])  # ours, and TensorStore's
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, kind):
   run(tmp_path, steps=4)
 
   def full(path, text):
-    raise OSError(28, "No space left on device")
+    raise kind("No space left on device")
 
   monkeypatch.setattr(checkpoint, "_write_synced", full)
   with pytest.raises(checkpoint.CheckpointError, match=r"No space left.*last good one is .*00004"):
@@ -308,15 +413,17 @@ def test_closed_form_systems_are_solved_and_kept(tmp_path):
   chex.assert_trees_all_equal(checkpoint.restore(found.path, result.state).params, result.params)
 
 
-def environment(devices):
+def environment(devices, stages):
+  more = {"TWO_STAGES": "1"} if stages else {}
   flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-  return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+  return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **more}
 
 
-def start(workdir, steps, *more, devices=1):
+def start(workdir, steps, *more, devices=1, stages=False):
   command = [sys.executable, os.fspath(PROCESS), os.fspath(workdir), str(steps), *map(str, more)]
+  env = environment(devices, stages)
   return subprocess.Popen(
-    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(devices)
+    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
   )
 
 
@@ -365,10 +472,10 @@ def test_a_signal_in_the_last_validation_is_told_and_leaves_nothing_to_train(tmp
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path):
-  steps, rng, kills = 600, random.Random(0), 0
-  whole = finish(start(tmp_path / "whole", steps))
+  steps, rng, kills = 1200, random.Random(0), 0
+  whole = finish(start(tmp_path / "whole", steps, stages=True))
   while True:
-    process = start(tmp_path / "killed", steps)
+    process = start(tmp_path / "killed", steps, stages=True)
     if kills < 24:
       # Let it get past its newest checkpoint or not, then kill without warning.
       time.sleep(rng.uniform(2.0, 9.0))
@@ -382,7 +489,8 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path):
   again = finish(process)
   assert kills >= 20
   assert again == whole
-  assert told(tmp_path / "killed") == told(tmp_path / "whole")
+  for stage in ("first", "second"):
+    assert told(tmp_path / "killed" / stage) == told(tmp_path / "whole" / stage)
 
 
 def free_port():

@@ -2,9 +2,11 @@
 
     python training_process.py WORKDIR STEPS [ADDRESS PROCESS PROCESSES]
 
+With TWO_STAGES in the environment half of the steps are a stage before, in WORKDIR/first.
 Prints one JSON line: a digest of the final parameters, and the loss at each report.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -21,7 +23,7 @@ def main(workdir, steps, address=None, process=0, processes=1):
   import toy
 
   from recjax.data import examples, loader, splits
-  from recjax.train import evaluate, loop, optim
+  from recjax.train import evaluate, loop, optim, stages
 
   split = splits.leave_one_out(toy.log())
   shard = (jax.process_index(), jax.process_count())
@@ -42,7 +44,14 @@ def main(workdir, steps, address=None, process=0, processes=1):
     best="valid/ndcg@10",
   )
   suites = [evaluate.Suite("valid", valid, evaluate.ranking_by_list(system))]
-  result = loop.fit(system, (), train, cfg, suites=suites, workdir=workdir)
+  if os.environ.get("TWO_STAGES"):
+    half = dataclasses.replace(cfg, steps=cfg.steps // 2)
+    first = stages.Stage("first", system, (), train, dataclasses.replace(half, best=None))
+    second = stages.Stage("second", system, (), train, half, suites, ("first", {"": ""}))
+    done = stages.run([first, second], workdir=workdir)
+    result = done.get("second", done["first"])
+  else:
+    result = loop.fit(system, (), train, cfg, suites=suites, workdir=workdir)
   leaves = [np.asarray(x) for x in jax.tree.leaves(jax.device_get(result.state))]
   digest = hashlib.sha256(b"".join(x.tobytes() for x in leaves)).hexdigest()
   print(json.dumps({"digest": digest, "metrics": result.metrics, "stop": result.stopped_by}))

@@ -62,7 +62,7 @@ class Batches:
       raise ValueError(f"the bucket widths must be positive and ascending, they are {buckets}")
     self.batch_size, self.seed, self.epochs = batch_size, seed, epochs
     self._source, self._transforms = source, tuple(transforms)
-    self._index, self._count = index, count
+    self.shard = index, count
     self._sizes = [batch_size * (buckets[-1] // width if even else 1) for width in buckets]
     self._widths = [source.widths(width) for width in buckets]
     # A row goes to the narrowest bucket that holds it; the widest cuts what is longer still.
@@ -80,18 +80,19 @@ class Batches:
     # Grain wants a length: for ever is more batches than any run counts.
     return self.per_epoch * self.epochs if self.epochs is not None else 2**62
 
-  def __getitem__(self, index: int) -> HostBatch:
-    epoch, nth = divmod(int(index), self.per_epoch)
+  def __getitem__(self, at: int) -> HostBatch:
+    epoch, nth = divmod(int(at), self.per_epoch)
     rows, bucket = self._plan(epoch)
     rows, widths = rows[nth], self._widths[bucket[nth]]
-    begin, end = ((self._index + n) * len(rows) // self._count for n in (0, 1))
+    index, count = self.shard
+    begin, end = (n * len(rows) // count for n in (index, index + 1))
     if not self._transforms:
       rows = rows[begin:end]
     # Row 0 of a planned batch is always real, but this process's share may be all filling.
     batch = self._source.gather(np.where(rows < 0, self._first(epoch, nth), rows), widths)
     batch["weight"] = (rows >= 0).astype(np.float32)
     if self._transforms:
-      rng = np.random.default_rng([self.seed or 0, int(index)])
+      rng = np.random.default_rng([self.seed or 0, int(at)])
       for transform in self._transforms:
         batch = transform(batch, rng)
       batch = {name: column[begin:end] for name, column in batch.items()}

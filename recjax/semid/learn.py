@@ -30,6 +30,7 @@ class Config:
   epochs: int = 300  # this and what follows are the RQ-VAE's
   batch_size: int = 1024
   rate: float = 1e-3  # falls to 0
+  beta: float = 0.25  # how hard latents are pulled to their codes; far more, and all take one code
   code_rate: float = 5.0  # of codebooks that follow the gradient, times the rate
   ema: float = 0.0  # decay of codebooks that are running means; 0: they follow the gradient
   sinkhorn: float = 0.0  # softness of the last level's balanced choice in training; 0: nearest
@@ -63,7 +64,8 @@ def sizes_of(items: int) -> tuple[int, ...]:
 
 def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
   key = jax.random.key(cfg.seed)
-  model = rqvae.Config(dim=vectors.shape[1], codes=cfg.sizes, ema=cfg.ema, sinkhorn=cfg.sinkhorn)
+  chosen = {name: getattr(cfg, name) for name in ("beta", "ema", "sinkhorn")}
+  model = rqvae.Config(dim=vectors.shape[1], codes=cfg.sizes, **chosen)
   source = examples.Examples({"vector": vectors})
   batches = loader.Batches(source, cfg.batch_size, max_len=1, seed=cfg.seed, epochs=None)
   train = loop.Config(

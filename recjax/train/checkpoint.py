@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -47,9 +48,11 @@ class Found:
 def worth(metrics: Mapping[str, float], best: str) -> float | None:
   """What `best` makes of metrics, more being better: the metric NAME or, of "-NAME", its negative.
 
-  None where it was not measured.
+  None where it was not measured; what is no number is worth less than any.
   """
   value = metrics.get(best.removeprefix("-"))
+  if value is not None and math.isnan(value):
+    return -math.inf
   return -value if value is not None and best.startswith("-") else value
 
 
@@ -87,19 +90,23 @@ class Checkpoints:
     _together("save")
     try:
       self._orbax.save(path / STATE, args=ocp.args.StandardSave(state))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # TensorStore tells of a full disk by a ValueError
       raise self._failed(path, error) from error
     self._pending = self._thread.submit(self._finish, path, text)
 
-  def wait(self) -> None:
-    """Until nothing is being saved, in any process. Raises if the last save failed."""
+  def wait(self, *, alone: bool = False) -> None:
+    """Until nothing is being saved, in any process. Raises if the last save failed.
+
+    A process that an error is ending waits `alone`: the others are elsewhere.
+    """
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.result()
-      _together("saved")  # process 0 vouches; the others must not look before it has
+      if not alone:
+        _together("saved")  # process 0 vouches; the others must not look before it has
 
-  def close(self) -> None:
-    self.wait()
+  def close(self, *, alone: bool = False) -> None:
+    self.wait(alone=alone)
     self._thread.shutdown()
     self._orbax.close()
 
@@ -109,8 +116,12 @@ class Checkpoints:
 
   def best(self) -> Found | None:
     """The one with the best metric, the earlier of equals; None where none was measured."""
+    return next(iter(self.ranked()), None)
+
+  def ranked(self) -> list[Found]:
+    """Those that were measured, the best first, the earlier of equals."""
     measured = [f for f in self.finished() if self._metric(f) is not None]
-    return max(measured, key=lambda f: (self._metric(f), -f.step), default=None)
+    return sorted(measured, key=lambda f: (-self._metric(f), f.step))
 
   def restore_latest(self, like: Any) -> tuple[Any, Mapping[str, Any]] | None:
     """The newest whole checkpoint as (state, meta), or None where there is none.
@@ -140,25 +151,29 @@ class Checkpoints:
       if jax.process_index() == 0:
         _write_synced(path / META, meta)
         _write_synced(path / MANIFEST, json.dumps(_digests(path), indent=1, sort_keys=True))
-        self._forget()
-    except OSError as error:
+        self._forget(path)
+    except (OSError, ValueError) as error:
       raise self._failed(path, error) from error
 
-  def _forget(self) -> None:
-    found = self.finished()
+  def _forget(self, newest: pathlib.Path) -> None:
+    """Removes all but the last ones up to `newest` and the best, and what was never finished.
+
+    What claims a later step was passed over as damaged: it must not count as one of the last.
+    """
+    found = [f for f in self.finished() if f.path.name <= newest.name]
     kept = {f.path for f in found[-self._keep_last :]}
     best = self.best()
     if best is not None:
       kept.add(best.path)
-    for each in found:
-      if each.path not in kept:
-        (each.path / MANIFEST).unlink()  # first: half removed must not look whole
-        shutil.rmtree(each.path)
+    for path in sorted(self.folder.glob("step_*")):
+      if path.name < newest.name and path not in kept:
+        (path / MANIFEST).unlink(missing_ok=True)  # first: half removed must not look whole
+        shutil.rmtree(path)
 
   def _metric(self, found: Found) -> float | None:
     return None if self._best is None else worth(found.meta.get("metrics", {}), self._best)
 
-  def _failed(self, path: pathlib.Path, error: OSError) -> CheckpointError:
+  def _failed(self, path: pathlib.Path, error: Exception) -> CheckpointError:
     last = self.finished()
     kept = f"The last good one is {last[-1].path}." if last else "There is no earlier one."
     return CheckpointError(

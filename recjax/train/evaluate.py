@@ -45,6 +45,7 @@ def evaluate(
   for suite in suites:
     measure = _jitted(suite.measure)
     total, pending = None, None
+    meshes.check_share(suite.batches, mesh)
     own_mesh, learned, read = mesh, params, assets
     if suite.devices is not None and jax.process_count() == 1:
       own_mesh = meshes.make_mesh(devices=mesh.devices.flat[: suite.devices])

@@ -30,6 +30,7 @@ _PEAK = {
   "NVIDIA H200": 989e12,
   "Tesla V100": 125e12,
   "Tesla T4": 65e12,
+  "NVIDIA L40S": 362e12,
   "NVIDIA L4": 121e12,
 }
 

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,14 +31,16 @@ from recjax.types import Assets, Params, System
 
 _logger = logging.getLogger(__name__)
 
+_LISTEN = 16  # steps between which processes do not ask each other for signals
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """One stage of training."""
 
-  steps: int
+  steps: int  # updates in all
   optimizer: optim.Config = dataclasses.field(default_factory=optim.Config)
-  seed: int = 0
+  seed: int = 0  # of fresh parameters and of all draws
   accumulate: int = 1  # micro-batches a step
   fuse: int = 1  # steps a call; for models so small that dispatch binds them
   ema: float = 0.0  # decay of the running mean of parameters that is evaluated; 0: none
@@ -45,10 +48,10 @@ class Config:
   fused_products: bool = False  # on a CPU, see `process.FUSED_PRODUCTS`: for T5s in float32
   skip_bad: bool = False  # leave out updates that are not finite, instead of stopping
   max_loss: float = 1e6  # a mean loss beyond this has exploded
-  log_every: int = 100
+  log_every: int = 100  # steps between lines of metrics.jsonl
   eval_every: int = 0  # 0: at the end only
   save_every: int = 1000  # and after each evaluation and at the end
-  keep_last: int = 2
+  keep_last: int = 2  # checkpoints, beside the best
   best: str | None = None  # the metric that chooses a checkpoint; more is better, of "-NAME" less
   patience: int = 0  # evaluations without a better one before stopping; 0: never
   profile: tuple[int, int] | None = None  # trace these steps into workdir/profile
@@ -90,7 +93,13 @@ def fit(
 ) -> Result:
   """Trains from where `workdir` left off, or afresh."""
   _check_best(cfg, suites)
+  if cfg.steps > len(train):
+    raise ValueError(
+      f"{cfg.steps} steps need more than the {len(train)} batches there are: give the batches more"
+      " `epochs`, or None"
+    )
   mesh = mesh or meshes.make_mesh()
+  meshes.check_share(train, mesh)
   optimizer = optim.make(cfg.optimizer, cfg.steps, system)
   assets = meshes.put(assets, mesh, rules)
   example = meshes.put_batch(train[0], mesh)
@@ -99,7 +108,12 @@ def fit(
   if workdir is not None:
     saved = checkpoint.Checkpoints(
       pathlib.Path(workdir) / "checkpoints",
-      fingerprint={**_fingerprint(cfg), **(fingerprint or {}), "system": _shapes(state.params)},
+      fingerprint={
+        **_fingerprint(cfg),
+        "batches": {name: getattr(train, name) for name in ("batch_size", "seed", "per_epoch")},
+        **(fingerprint or {}),
+        "system": _shapes(state.params),
+      },
       keep_last=cfg.keep_last,
       best=cfg.best,
     )
@@ -112,9 +126,10 @@ def fit(
   elif init_from is not None:
     # A copy: the first step donates these buffers, and they may be somebody's.
     params = jax.tree.map(jnp.copy, meshes.put(init_from(state.params), mesh, rules))
+    placed = jax.tree.map(lambda x: x.sharding, state.opt_state)
     state = state._replace(
       params=params,
-      opt_state=jax.jit(optimizer.init)(params),
+      opt_state=jax.jit(optimizer.init, out_shardings=placed)(params),
       ema=jax.tree.map(jnp.copy, params) if cfg.ema else (),
     )
   out = log.Log(workdir, resume_from=int(state.step))
@@ -147,19 +162,26 @@ def fit(
         bar.update(size)
         due = at % cfg.log_every == 0 or at == cfg.steps
         evaluates = at == cfg.steps or (cfg.eval_every and at % cfg.eval_every == 0)
-        stops = stop.agreed()
+        # Processes agree by a round of messages, which not every step must wait for.
+        listens = jax.process_count() == 1 or at % _LISTEN < size or at == cfg.steps
+        stops = listens and stop.agreed()
         if due or evaluates or stops or at % cfg.save_every == 0:
           meter.fetch()
         if due:
           told = _report(cfg, meter, train, state)
           with progress.above():
             out.write(at, told)
-          progress.show(bar, {"loss": told["loss"], **_chosen(cfg, meter)})
+          shown = {"loss": told["loss"]} if "loss" in told else {}  # all may have been skipped
+          progress.show(bar, shown | _chosen(cfg, meter))
         if evaluates and suites:
           began = time.perf_counter()
           params = states.answering(state)
           measured = evaluate.evaluate(params, assets, suites, system=system, mesh=mesh)
-          meter.evaluated(at, measured)
+          try:
+            meter.evaluated(at, measured)
+          except ValueError:  # there is no such metric as `best` names: what was learned is kept
+            save(state, at, measured=False)
+            raise
           with progress.above():
             out.write(at, measured)
           meter.paused += time.perf_counter() - began
@@ -173,7 +195,7 @@ def fit(
       bar.close()
       out.close()
       if saved is not None:
-        saved.close()
+        saved.close(alone=sys.exc_info()[0] is not None)
     stop.agreed()  # on a signal since the last step
   return _result(state, saved, meter, stop.signal)
 
@@ -228,33 +250,42 @@ class _Compiled:
   """The step, compiled once for each shape of batch; the state is donated."""
 
   def __init__(self, system, optimizer, cfg: Config, meter: Meter):
-    one = steps.make_step(
-      system,
-      optimizer,
-      accumulate=cfg.accumulate,
-      ema=cfg.ema,
-      compute_dtype=cfg.compute_dtype,
-      skip_bad=cfg.skip_bad,
-    )
+    def make(accumulate):
+      return steps.make_step(
+        system,
+        optimizer,
+        accumulate=accumulate,
+        ema=cfg.ema,
+        compute_dtype=cfg.compute_dtype,
+        skip_bad=cfg.skip_bad,
+        max_loss=cfg.max_loss,
+      )
+
+    one = make(cfg.accumulate)
+    self._steps = {False: one, True: steps.fuse(one)}  # by whether batches are stacked
+    self._loops, self._plain = cfg.accumulate > 1, jax.jit(make(1))
     fused = process.train_options() if cfg.fused_products else {}
-    options = {"donate_argnums": 0, "compiler_options": dict(fused)}
-    self._one, self._many = jax.jit(one, **options), jax.jit(steps.fuse(one), **options)
-    self._made: dict[Any, Callable] = {}
+    self._options = {"donate_argnums": 0, "compiler_options": dict(fused)}
+    self._made: dict[Any, tuple[Callable, float]] = {}
     self._meter = meter
 
   def __call__(self, state, assets, batch, *, stacked: bool):
     shape = (stacked, *((name, x.shape) for name, x in sorted(batch.items())))
     if shape not in self._made:
       began = time.perf_counter()
-      lowered = (self._many if stacked else self._one).lower(state, assets, batch)
-      if not self._meter.flops:
-        single = lowered
-        if stacked:  # a loop's body is counted once or not at all: count one step
-          single = self._one.lower(state, assets, {k: v[0] for k, v in batch.items()})
-        self._meter.flops = float((single.cost_analysis() or {}).get("flops", 0.0))
-      self._made[shape] = lowered.compile()
+      # The state leaves as it came: XLA might place it otherwise, and not take it again.
+      placed = jax.tree.map(lambda x: x.sharding, state), None
+      step = jax.jit(self._steps[stacked], out_shardings=placed, **self._options)
+      lowered = counted = step.lower(state, assets, batch)
+      if stacked or self._loops:  # of a loop the body is counted once or not at all
+        rows = {k: jax.ShapeDtypeStruct(x.shape[int(stacked) :], x.dtype) for k, x in batch.items()}
+        counted = self._plain.lower(state, assets, rows)
+      told, compiled = counted.cost_analysis() or {}, lowered.compile()
+      self._made[shape] = compiled, float(told.get("flops", 0.0))
       self._meter.paused += time.perf_counter() - began
-    return self._made[shape](state, assets, batch)
+    compiled, flops = self._made[shape]
+    self._meter.flops += flops * (len(next(iter(batch.values()))) if stacked else 1)
+    return compiled(state, assets, batch)
 
 
 def _saver(saved: checkpoint.Checkpoints | None, meter: Meter):
@@ -297,13 +328,16 @@ def _stack(batches: Sequence[loader.HostBatch]) -> loader.HostBatch:
 
 
 def _result(state, saved, meter: Meter, stopped_by: int | None) -> Result:
-  params = states.answering(state)
-  best = saved.best() if saved is not None and meter.best is not None else None
-  if best is None or best.step == int(state.step):
-    return Result(state, params, meter.metrics, stopped_by, meter.seconds)
-  chosen = checkpoint.restore(best.path, state)
-  params = states.answering(chosen)
-  return Result(state, params, best.meta["metrics"], stopped_by, meter.seconds)
+  for best in saved.ranked() if saved is not None and meter.best is not None else ():
+    if best.step == int(state.step):
+      break
+    try:
+      chosen = checkpoint.restore(best.path, state)
+    except checkpoint.CheckpointError as error:
+      _logger.warning("%s Falling back to the next best checkpoint.", error)
+      continue
+    return Result(state, states.answering(chosen), best.meta["metrics"], stopped_by, meter.seconds)
+  return Result(state, states.answering(state), meter.metrics, stopped_by, meter.seconds)
 
 
 class _Profile:
@@ -350,6 +384,7 @@ _FREE = ("log_every", "save_every", "keep_last", "profile", "max_loss", "steps")
 
 def _fingerprint(cfg: Config) -> dict[str, Any]:
   kept = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+  kept["skip_bad"] = False  # whichever it is: it changes nothing until a run would end
   if cfg.optimizer.schedule in ("cosine", "linear"):
     kept["steps"] = cfg.steps  # the schedule ends there; a constant one may be prolonged
   return kept

@@ -72,6 +72,32 @@ def batch_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(None, BATCH) if stacked else PartitionSpec(BATCH))
 
 
+def shard(mesh: Mesh) -> tuple[int, int]:
+  """(index, count) of the share of each batch that this process reads, for `loader.Batches`.
+
+  Processes that share a `model` axis read the same rows.
+  """
+  rows = mesh.devices.reshape(math.prod(mesh.shape[axis] for axis in BATCH), -1)
+  owners = [{device.process_index for device in of} for of in rows]
+  mine = [n for n, found in enumerate(owners) if jax.process_index() in found]
+  index, rest = divmod(mine[0], len(mine))
+  if rest or len(rows) % len(mine) or mine != list(range(mine[0], mine[0] + len(mine))):
+    raise ValueError(
+      f"process {jax.process_index()} holds parts {mine} of {len(rows)} of a batch, which is no"
+      " even share: give the mesh the devices in the order of their processes"
+    )
+  return index, len(rows) // len(mine)
+
+
+def check_share(batches: Any, mesh: Mesh) -> None:
+  """Raises where processes would take batches for the same that differ, or the other way round."""
+  if jax.process_count() > 1 and tuple(batches.shard) != shard(mesh):
+    raise ValueError(
+      f"the batches are share {batches.shard[0]} of {batches.shard[1]}, this process of the mesh"
+      f" reads {shard(mesh)}: give loader.Batches `shard=mesh.shard(the_mesh)`"
+    )
+
+
 def put_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh, *, stacked: bool = False
 ) -> dict[str, jax.Array]:
@@ -94,11 +120,13 @@ def put(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
   placed = shardings(tree, mesh, rules)
   if jax.process_count() == 1:
     return jax.device_put(tree, placed)
-  return jax.tree.map(
-    lambda x, s: jax.make_array_from_callback(np.shape(x), s, lambda i, x=x: np.asarray(x)[i]),
-    tree,
-    placed,
-  )
+
+  def place(x, sharding):
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:  # it is spread out already
+      return jax.jit(lambda x: x, out_shardings=sharding)(x)
+    return jax.make_array_from_callback(np.shape(x), sharding, lambda at: np.asarray(x)[at])
+
+  return jax.tree.map(place, tree, placed)
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -35,13 +35,13 @@ class Meter:
     self.metrics: dict[str, float] = {}  # the last evaluation
     self.best: tuple[float, int] | None = None  # (worth, step)
     self.stale = 0  # evaluations since the best
-    self.flops = self._peak = 0.0
+    self._peak = 0.0
     self._earlier, self._began = 0.0, None  # seconds of earlier lives, when this one began
     self._restart(0)
 
   def _restart(self, at: int) -> None:
     self._since, self._from = time.perf_counter(), at
-    self.waited = self.paused = 0.0
+    self.waited = self.paused = self.flops = 0.0
     self._at = at
 
   def loaded(self, seconds: float) -> None:
@@ -86,7 +86,7 @@ class Meter:
 
   def report(self, batch_size: float) -> dict[str, float]:
     """Means since the last report, and how fast it went."""
-    means = {n: t / w if w else 0.0 for n, (t, w) in self.sums.items()}
+    means = {n: t / w for n, (t, w) in self.sums.items() if w}  # all may have been skipped
     self.sums = {}
     count = self._at - self._from
     spent = max(time.perf_counter() - self._since - self.paused, 1e-9)
@@ -98,7 +98,7 @@ class Meter:
     }
     if self.flops:
       self._peak = self._peak or log.peak_flops() or -1.0
-      perf["perf/flops_per_s"] = self.flops * count / spent
+      perf["perf/flops_per_s"] = self.flops / spent
       if self._peak > 0:
         perf["perf/mfu"] = perf["perf/flops_per_s"] / self._peak
     self._restart(self._at)
@@ -131,7 +131,8 @@ class Meter:
       f"step {at}: the loss is {mean} and the gradient's norm {norm}, on the batch with hash"
       f" {_hash(train[at])}."
       f" The last good checkpoint is {last[-1].path if last else 'none'}."
-      " Lower the learning rate, clip the gradient, or set skip_bad to leave such updates out."
+      " Set skip_bad to go on and leave such updates out; or take a lower learning rate or a"
+      " clipped gradient, in a new folder."
     )
 
 

@@ -22,11 +22,11 @@ class Config:
   schedule: str = "constant"  # constant cosine rsqrt linear
   warmup: int = 0  # steps from 0 up to the peak
   final: float = 0.0  # cosine and linear end at this share of the peak
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
+  b1: float = 0.9  # decay of the mean gradient
+  b2: float = 0.999  # of the mean square of it
+  eps: float = 1e-8  # beside its root
   weight_decay: float = 0.0  # not on vectors and scalars: norms and biases
-  clip: float | None = 1.0  # the global norm of the gradient
+  clip: float | None = 1.0  # the global norm of the gradient; None or 0: as it is
   group_rates: dict[str, float] = dataclasses.field(default_factory=dict)  # label -> times rate
 
 
@@ -55,6 +55,8 @@ def make(cfg: Config, steps: int, system: System) -> optax.GradientTransformatio
   """The transformation of a run: clip, then one optimiser a group, frozen parameters left alone."""
   rate = schedule(cfg, steps)
   if system.trainable is None:
+    if cfg.group_rates:
+      raise ValueError(f"the system has no groups of parameters: group_rates {cfg.group_rates}?")
     return _clipped(cfg, _optimizer(cfg, rate))
 
   def grouped(params):
@@ -82,29 +84,32 @@ def make(cfg: Config, steps: int, system: System) -> optax.GradientTransformatio
 
 
 def _clipped(cfg: Config, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-  return tx if cfg.clip is None else optax.chain(optax.clip_by_global_norm(cfg.clip), tx)
+  return tx if not cfg.clip else optax.chain(optax.clip_by_global_norm(cfg.clip), tx)
 
 
 def _optimizer(cfg: Config, rate: optax.Schedule) -> optax.GradientTransformation:
   decay = {"weight_decay": cfg.weight_decay, "mask": _matrices}
   made: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adamw": lambda: optax.adamw(rate, cfg.b1, cfg.b2, cfg.eps, **decay),
-    "adafactor": lambda: optax.adafactor(
-      rate, weight_decay_rate=cfg.weight_decay or None, weight_decay_mask=_matrices
-    ),
+    "adafactor": lambda: _decayed(optax.adafactor(rate), cfg, rate),  # its own decays without rate
     "lion": lambda: optax.lion(rate, cfg.b1, cfg.b2, **decay),
-    "muon": lambda: optax.contrib.muon(
-      rate,
-      weight_decay=cfg.weight_decay,
-      weight_decay_mask=_matrices,
-      adam_b1=cfg.b1,
-      adam_b2=cfg.b2,
-    ),
+    # Its own decay leaves out what it hands to Adam: kernels of more than two axes.
+    "muon": lambda: _decayed(optax.contrib.muon(rate, adam_b1=cfg.b1, adam_b2=cfg.b2), cfg, rate),
     "sgd": lambda: optax.chain(
       optax.add_decayed_weights(cfg.weight_decay, _matrices), optax.sgd(rate, cfg.b1)
     ),
   }
   return _pick("optimiser", cfg.name, made)()
+
+
+def _decayed(
+  tx: optax.GradientTransformation, cfg: Config, rate: optax.Schedule
+) -> optax.GradientTransformation:
+  """With AdamW's decay of matrices: by the rate times `weight_decay`."""
+  if not cfg.weight_decay:
+    return tx
+  fall = optax.add_decayed_weights(lambda step: -cfg.weight_decay * rate(step), _matrices)
+  return optax.chain(tx, fall)
 
 
 def _matrices(params: Params):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -21,7 +22,8 @@ def make_step(
   accumulate: int = 1,
   ema: float = 0.0,
   compute_dtype: str | None = None,  # "bfloat16": the loss sees parameters in it, the master stays
-  skip_bad: bool = False,  # leave out an update that is not finite, and count it
+  skip_bad: bool = False,  # leave out an update that is not finite or exploded, and count it
+  max_loss: float = math.inf,  # beyond it, `skip_bad` takes a mean loss to have exploded
 ) -> Step:
   """The update of a system; its metrics are (sum, weight) pairs, `loss` and `grad_norm` among them.
 
@@ -65,13 +67,14 @@ def make_step(
       mean = jax.tree.map(lambda m, p: m + (1 - ema) * (p - m), state.ema, params)
     new = State(state.step + 1, params, opt_state, state.key, mean, state.skipped)
     if skip_bad:
-      good = jnp.isfinite(out.sum) & jnp.isfinite(norm)
+      good = jnp.isfinite(norm) & (jnp.abs(out.sum * scale) <= max_loss)  # NaN is not
       kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
       new = kept._replace(step=new.step, skipped=state.skipped + ~good)
       # Left out of the log too: one bad batch must not make the mean of a hundred NaN.
       out = jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), out)
       norm = jnp.where(good, norm, 0.0)
-    metrics = {"loss": (out.sum, out.weight), "grad_norm": (norm, jnp.float32(1)), **out.metrics}
+    counted = good.astype(jnp.float32) if skip_bad else jnp.float32(1)
+    metrics = {"loss": (out.sum, out.weight), "grad_norm": (norm, counted), **out.metrics}
     return new, metrics
 
   return step
