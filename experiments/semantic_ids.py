@@ -99,7 +99,8 @@ def _vectors(catalog: Catalog, workdir: pathlib.Path) -> np.ndarray:
 def _seed(method: str, seed: int, x, category, workdir: pathlib.Path) -> dict:
   chosen = {name: flag.value for name, flag in _CHOSEN.items()}
   told = "".join(f"_{name}{x:g}" for name, x in chosen.items() if x != getattr(_DEFAULT, name))
-  folder = workdir / f"{method}_{_EPOCHS.value}{told}_{seed}"
+  of = artefact.content_hash(x)[:8]  # other vectors are another folder
+  folder = workdir / f"{method}_{_EPOCHS.value}{told}_{of}_{seed}"
   done = folder / "row.json"
   if done.exists():
     return json.loads(done.read_text())

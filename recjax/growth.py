@@ -109,7 +109,13 @@ def _vectors(of: Recommender, rows: Sequence[Row]) -> np.ndarray:
 
 
 def _checked(row: Row, dim: int) -> np.ndarray:
-  vector = np.asarray(row["vector"], np.float32)
+  try:
+    vector = np.asarray(row["vector"], np.float32)
+  except (TypeError, ValueError):
+    raise DataError(
+      f"the vector of new item {row['id']!r} must be {dim} finite numbers",
+      remedy="Use the encoder that the other items' vectors are of.",
+    ) from None
   if vector.shape != (dim,) or not np.isfinite(vector).all():
     raise DataError(
       f"the vector of new item {row['id']!r} must be {dim} finite numbers; its shape is "

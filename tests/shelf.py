@@ -3,14 +3,13 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recjax.data import interactions
 from recjax.data.interactions import STRING
 from recjax.growth import Collisions, Text
 from recjax.recommender import Recommender
-from recjax.semid import artefact, quantizer
+from recjax.semid import artefact, rqkmeans
 from recjax.systems import SYSTEMS
 from recjax.systems.collaborative import content
 from recjax.systems.generative import tiger, tiger_lm
@@ -51,11 +50,11 @@ def log():
 
 @functools.cache
 def encoder():
-  return lsa.fit(TITLES, dim=6)
+  return lsa.fit(TITLES, dim=9)
 
 
 def vectors():
-  return np.concatenate([np.zeros((1, 6), np.float32), encoder()(TITLES)])
+  return np.concatenate([np.zeros((1, 9), np.float32), encoder()(TITLES)])
 
 
 def spread():
@@ -65,13 +64,10 @@ def spread():
 
 @functools.cache
 def semantic_ids(collisions):
-  """Codes by random codebooks; the third level counts, or is one of them."""
-  rng = np.random.default_rng(1)
+  """Codes by clusters, however the machine turns the titles' directions; the third level counts, or
+  is one of them."""
   counts = collisions.policy == "count_up"
-  books = tuple(
-    jnp.asarray(rng.normal(0, 0.5, (size, 6)), jnp.float32) for size in (4, 4, 8)[: 3 - counts]
-  )
-  made = quantizer.Quantizer(books, jnp.zeros(6), jnp.float32(1))
+  made = rqkmeans.residual(vectors()[1:], (4, 4, 8)[: 3 - counts], jax.random.key(1))
   return artefact.build(ITEMS, vectors(), made, collisions.make())
 
 

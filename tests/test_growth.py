@@ -42,8 +42,9 @@ def test_where_the_last_level_tells_items_apart_a_new_one_gets_the_nearest_free_
   held = make(name)
   grown, before = held.add_items(NEW), held.ids.codes
   assert grown.ids.codes[:25].tolist() == before.tolist()
-  *books, last = (np.asarray(book) for book in held.ids.quantizer.codebooks)
-  made = encoder()(["green lamp Lux", "grey clock"])
+  quantizer = held.ids.quantizer
+  *books, last = (np.asarray(book) for book in quantizer.codebooks)
+  made = (encoder()(["green lamp Lux", "grey clock"]) - quantizer.shift[None]) / quantizer.scale
   for vector, code in zip(made, grown.ids.codes[25:], strict=True):
     for book, c in zip(books, code[:2], strict=True):
       assert c == ((vector - book) ** 2).sum(1).argmin()
@@ -114,14 +115,14 @@ def test_a_given_vector_stands_for_the_text(shop):
   vector = vectors()[7]
   one = shop.add_items([{"id": "n", "title": "?", "vector": vector}])
   assert one.ids.sid("n")[:2] == one.ids.sid(NAMES[6])[:2]
-  for bad in (vector[:3], np.full(6, np.nan)):
-    with pytest.raises(DataError, match="vector of new item 'n' must be 6 finite numbers"):
+  for bad in (vector[:3], np.full(9, np.nan)):
+    with pytest.raises(DataError, match="vector of new item 'n' must be 9 finite numbers"):
       shop.add_items([{"id": "n", "title": "?", "vector": bad}])
 
 
 def test_a_sentence_encoder_is_a_folder_and_must_be_the_same(shop, tmp_path, monkeypatch):
   class Words:
-    dim, fingerprint = 6, "words 1"
+    dim, fingerprint = 9, "words 1"
 
     def __call__(self, texts, *, tick):
       assert texts == ["green lamp Lux"]

@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 
 from recjax.data.errors import DataError
 from recjax.nn import quantize
-from recjax.semid import kmeans
+from recjax.semid import kmeans, rqkmeans
 
 KEY = jax.random.key(0)
 
@@ -122,6 +122,13 @@ def test_seeding_draws_no_vector_twice_while_there_are_others():
   for seeding in (kmeans.plus_plus, kmeans.parallel):
     start = np.asarray(seeding(kmeans.put(x, ONE), 6, KEY))
     assert len(np.unique(start, axis=0)) == 6
+
+
+def test_copies_of_one_vector_leave_nothing_to_the_next_level():
+  x = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+  for copies in (1, 25):
+    with pytest.raises(DataError, match="level 1"):
+      rqkmeans.residual(np.repeat(x, copies, 0), (40, 8), jax.random.key(0))
 
 
 def test_padding_is_never_drawn():

@@ -1,5 +1,6 @@
 """The quantiser and its folder: batching, devices, save and load, damage, RQ-KMeans, products."""
 
+import dataclasses
 import json
 import math
 
@@ -302,3 +303,55 @@ def test_learning_that_a_signal_stopped_ends_with_a_status_that_tells(monkeypatc
   with pytest.raises(SystemExit) as end:
     learn.quantizer(learn.Config(sizes=(4, 4)), np.eye(8, dtype=np.float32), workdir=tmp_path)
   assert end.value.code == 128 + 15
+
+
+def test_arrays_that_lie_otherwise_in_memory_are_saved_as_they_read(tmp_path):
+  x = vectors()
+  made = MADE["rqkmeans"](x)
+  across = tuple(np.ascontiguousarray(book.T).T for book in made.codebooks)
+  turned = dataclasses.replace(made, codebooks=across)
+  (tmp_path / "q").write_bytes(dumps(turned))
+  np.testing.assert_array_equal(loads(tmp_path / "q").encode(x), made.encode(x))
+  whole, _ = ids()
+  fewer = dataclasses.replace(whole, codes=whole.codes[:, :2], sizes=whole.sizes[:2])
+  fewer.save(tmp_path / "ids")
+  np.testing.assert_array_equal(artefact.load(tmp_path / "ids").codes, fewer.codes)
+
+
+@pytest.mark.parametrize("policy", [assign.next_free, assign.optimal, assign.count_up(9)])
+def test_a_vector_from_elsewhere_is_named_and_not_coded(policy):
+  far = np.full((2, 10), 1e25, np.float32)
+  with pytest.raises(DataError, match="vector 0 is more than .* deviations away"):
+    assign.catalogue(MADE["rqkmeans"](vectors()), np.concatenate([far[:1] * 0, far]), policy)
+
+
+@pytest.mark.parametrize("name", ["rqkmeans", "balanced", "product"])
+def test_codes_do_not_depend_on_the_unit_of_the_vectors(name):
+  x = vectors()
+  expected = MADE[name](x).encode(x)
+  for unit in (2.0**-70, 2.0**70):
+    np.testing.assert_array_equal(MADE[name](x * np.float32(unit)).encode(x * unit), expected)
+
+
+def test_ids_of_items_are_texts_and_each_has_one():
+  made, x = ids()
+  whole = dataclasses.replace(made, items=with_pad(np.arange(60).astype(str)))
+  old = whole.sid("7")
+  with pytest.raises(DataError, match="known: \\['7'\\]"):
+    whole.extend([7], x[:1], assign.next_free)
+  assert whole.sid("7") == old
+  with pytest.raises(DataError, match="new and different"):
+    whole.extend([""], x[:1], assign.next_free)
+  twice = np.where(whole.items == "7", "8", whole.items)
+  with pytest.raises(DataError, match="60 items have 59 different ids"):
+    dataclasses.replace(whole, items=twice)
+  with pytest.raises(DataError, match="PAD"):
+    whole.select(whole.items[1:].tolist())
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path):
+  whole, _ = ids()
+  whole.save(tmp_path)
+  with pytest.raises(TypeError):
+    dataclasses.replace(whole, made_by={"path": tmp_path}).save(tmp_path)
+  np.testing.assert_array_equal(artefact.load(tmp_path).codes, whole.codes)

@@ -36,6 +36,16 @@ def test_neighbours_by_hand():
   assert found == (3 / 4, 1 / 4)
 
 
+def test_neighbours_do_not_depend_on_where_the_vectors_lie():
+  rng = np.random.default_rng(0)
+  x, codes = rng.normal(size=(200, 4)), rng.integers(0, 3, (200, 2))
+  expected = report.neighbours(codes, x)
+  assert report.neighbours(codes, x + 1e4) == expected == report.neighbours(codes, 1e-30 * x)
+  x[3, 1] = np.nan
+  with pytest.raises(DataError, match="finite"):
+    report.neighbours(codes, x)
+
+
 def test_a_sample_of_neighbours_is_of_all_items():
   rng = np.random.default_rng(0)
   codes, x = rng.integers(0, 3, (90, 2)), rng.normal(size=(90, 4))

@@ -20,6 +20,11 @@ from recjax.semid import artefact, assign, learn, report
 
 _VECTORS = flags.DEFINE_string("vectors", None, "Item vectors [N, D], a .npy file.", required=True)
 _ITEMS = flags.DEFINE_string("items", None, "Raw item ids, one a line.", required=True)
+_CATEGORIES = flags.DEFINE_string(
+  "categories",
+  None,
+  "A category a row, one a line, empty where unknown: for purity.",
+)
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
 _METHOD = flags.DEFINE_enum(
   "method", "rqvae", ["rqvae", "rqkmeans", "opq"], "How vectors are quantised."
@@ -38,18 +43,31 @@ _CODE_RATE = flags.DEFINE_float("code_rate", 5.0, "Of gradient codebooks, times 
 _EMA = flags.DEFINE_float("ema", 0.0, "Decay of the RQ-VAE's codebooks; 0: gradient.", 0.0, 1.0)
 
 
+def lines(path: str) -> list[str]:
+  try:
+    text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(f"cannot be read as text: {error}", path=path) from None
+  return text.removesuffix("\n").split("\n") if text else []
+
+
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   output = pathlib.Path(_OUTPUT.value)
   vectors = semantic_ids.vectors(_VECTORS.value).astype(np.float32)
-  items = pathlib.Path(_ITEMS.value).read_text(encoding="utf-8").splitlines()
+  items = lines(_ITEMS.value)
   if len(items) != len(vectors) or len(set(items)) < len(items) or "" in items:
     raise DataError(
       f"{len(vectors)} vectors need as many different ids; there are {len(items)} lines, "
       f"{len(set(items))} of them different",
       path=_ITEMS.value,
     )
+  category = None if _CATEGORIES.value is None else np.array(lines(_CATEGORIES.value))
+  if category is not None and len(category) != len(items):
+    raise DataError(f"{len(category)} lines for {len(items)} items", path=_CATEGORIES.value)
+  if not all(size.isdecimal() for size in _CODES.value):
+    raise app.UsageError(f"--codes are numbers of codes, as 256,256,256, not {_CODES.value}")
   how = learn.Config(
     method=_METHOD.value,
     sizes=tuple(int(size) for size in _CODES.value),
@@ -78,7 +96,9 @@ def main(argv):
     made_by={name: value for name, value in made_by.items() if name != "output"},
   )
   ids.save(output)
-  found = report.measure(ids.codes[1:], sizes=ids.sizes, vectors=vectors, quantizer=made)
+  found = report.measure(
+    ids.codes[1:], sizes=ids.sizes, vectors=vectors, category=category, quantizer=made
+  )
   (output / "report.json").write_text(found.json() + "\n")
   (output / "report.md").write_text(found.table() + "\n")
   report.figure(ids.codes[1:], output / "report.png", vectors=vectors, title=_METHOD.value)

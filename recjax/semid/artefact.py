@@ -51,6 +51,13 @@ class SemanticIds:
       )
     if not len(items) or items[PAD] != "" or (codes[PAD] != -1).any():
       raise DataError(f"row {PAD} must be PAD: the empty id, and codes of -1")
+    if len(self._rows) < len(items) - 1 or "" in self._rows:
+      raise DataError(
+        f"{len(items) - 1} items have {len(self._rows)} different ids, or an empty one"
+      )
+    made = self.quantizer
+    if made is not None and tuple(self.sizes[: len(made.sizes)]) != tuple(made.sizes):
+      raise DataError(f"levels of {self.sizes} codes do not begin with those of {made!r}")
     outside = (codes[1:] < 0) | (codes[1:] >= np.array(self.sizes)[None])
     if outside.any():
       row, level = np.argwhere(outside)[0] + [1, 0]
@@ -92,6 +99,8 @@ class SemanticIds:
 
   def select(self, items: Sequence[str]) -> SemanticIds:
     """The ids of these items, in their order; row 0 is PAD, as in `items`."""
+    if not len(items) or items[PAD] != "":
+      raise DataError(f"row {PAD} of `items` must be PAD, the empty id")
     lost = [item for item in items[PAD + 1 :] if item not in self._rows]
     if lost:
       raise DataError(f"{len(lost)} items, {str(lost[0])!r} first, have no codes here")
@@ -102,8 +111,9 @@ class SemanticIds:
     """With new items behind the old ones, which keep their codes."""
     if self.quantizer is None:
       raise DataError("these ids were made elsewhere: there is no quantiser to code new items with")
+    items = strings(items).tolist()
     known = [item for item in items if item in self._rows]
-    if known or len(set(items)) < len(items):
+    if known or len(set(items)) < len(items) or "" in items:
       raise DataError(f"new items must be new and different; known: {known[:3]}")
     if len(vectors) != len(items):
       raise DataError(f"{len(items)} new items have {len(vectors)} vectors")
@@ -119,15 +129,11 @@ class SemanticIds:
 
   def save(self, folder: str | os.PathLike) -> None:
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
     files = {
-      "codes.safetensors": safetensors.numpy.save({"codes": self.codes}),
+      "codes.safetensors": safetensors.numpy.save({"codes": np.array(self.codes, order="C")}),
       "items.json": json.dumps(self.items.tolist(), ensure_ascii=False).encode(),
     }
-    if self.quantizer is None:
-      (folder / "quantizer.safetensors").unlink(missing_ok=True)
-    else:
+    if self.quantizer is not None:
       files["quantizer.safetensors"] = quantizer.dumps(self.quantizer)
     config = {
       "format": _FORMAT,
@@ -138,6 +144,11 @@ class SemanticIds:
       "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     files["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
+    # Whatever fails above leaves the folder as it was.
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    if self.quantizer is None:
+      (folder / "quantizer.safetensors").unlink(missing_ok=True)
     for name, data in files.items():
       part = folder / f"{name}.part"
       with open(part, "wb") as file:
@@ -222,3 +233,5 @@ def _bytes(path: pathlib.Path) -> bytes:
     return path.read_bytes()
   except FileNotFoundError:
     raise DataError("no such file", path=path, remedy=_REMEDY) from None
+  except OSError as error:
+    raise DataError(f"cannot be read: {error.strerror}", path=path, remedy=_REMEDY) from None

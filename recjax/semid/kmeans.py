@@ -272,8 +272,10 @@ def _mapped(chunks, *args, f, mesh):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _subtract(chunks, centroids, code, gap):
-  there = (gap >= 0)[..., None]
-  return jnp.where(there, chunks - centroids[jnp.minimum(code, len(centroids) - 1)], 0)
+  left = chunks - centroids[jnp.minimum(code, len(centroids) - 1)]
+  # A vector that is its centroid leaves nothing, not the rounding of the mean of equals.
+  some = jnp.square(left).sum(-1) > 1e-12 * jnp.square(chunks).sum(-1)
+  return jnp.where(((gap >= 0) & some)[..., None], left, 0)
 
 
 @jax.jit

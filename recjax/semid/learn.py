@@ -40,6 +40,7 @@ def quantizer(
   cfg: Config, vectors: np.ndarray, *, workdir: str | os.PathLike | None = None
 ) -> Quantizer:
   """Learned from vectors [N, D], none for PAD; the training of an RQ-VAE is kept in `workdir`."""
+  rqkmeans.standard(vectors)  # what is no finite matrix, or all the same, is told of first
   if not cfg.sizes:
     cfg = dataclasses.replace(cfg, sizes=sizes_of(len(vectors)))
   key = jax.random.key(cfg.seed)
@@ -58,6 +59,8 @@ def sizes_of(items: int) -> tuple[int, ...]:
 
   Far fewer items than codes leave nothing to learn the later levels of.
   """
+  if items < 12:  # a level of more leaves nothing for the next
+    return (2, 2)
   size = 2 ** math.ceil(math.log2(1.2 * max(items - 4, 4) ** 0.5))
   return (min(size, 256),) * (2 if items <= 4096 else 3)
 

@@ -32,6 +32,7 @@ from recjax.data.errors import DataError
 from recjax.nn import quantize
 from recjax.types import Array
 
+FAR = 1e15  # deviations from the mean beyond which squares leave float32
 CHUNK = 1024  # rows; part of what codes are, so never a setting
 Layer = Mapping[str, Array]  # kernel [in, out], bias [out]
 
@@ -99,6 +100,12 @@ class Quantizer:
     finite = np.isfinite(vectors).all(1)
     if not finite.all():
       raise DataError(f"vector {np.argmin(finite)} is not finite ({(~finite).sum()} such vectors)")
+    far = np.abs(vectors).max(1, initial=0) > FAR * self.scale + np.abs(self.shift).max()
+    if far.any():
+      raise DataError(
+        f"vector {np.argmax(far)} is more than {FAR:g} deviations away ({far.sum()} such vectors)",
+        remedy="Use the vectors of the encoder that the quantiser was learned on.",
+      )
     return vectors
 
   def _run(self, f, rows: np.ndarray, devices, none: np.ndarray) -> np.ndarray:
@@ -169,7 +176,8 @@ def _decode(arrays, codes: Array) -> Array:
 def dumps(quantizer: Quantizer) -> bytes:
   """The quantiser as one safetensors file."""
   leaves = jax.tree_util.tree_flatten_with_path(quantizer.arrays())[0]
-  return safetensors.numpy.save({_name(p): np.asarray(x, np.float32) for p, x in leaves})
+  # safetensors writes the buffer as it lies, so a transposed view must be laid out anew.
+  return safetensors.numpy.save({_name(p): np.array(x, np.float32, order="C") for p, x in leaves})
 
 
 def loads(path: str | os.PathLike) -> Quantizer:

@@ -36,8 +36,9 @@ def residual(
   mesh: Mesh | None = None,
 ) -> Quantizer:
   """RQ-KMeans with `sizes` codes a level; balanced, every code of a level has as many vectors."""
-  shift = standard(vectors)[0]
-  data = kmeans.put(vectors - shift[None], mesh)
+  shift, scale = standard(vectors)
+  scale = np.float32(2.0 ** np.round(np.log2(scale)))  # exact, so codes do not move
+  data = kmeans.put((vectors - shift[None]) / scale, mesh)
   codebooks, prices = [], []
   for level, size in enumerate(sizes):
     found = level_of(
@@ -51,7 +52,7 @@ def residual(
     prices.append(np.asarray(found.prices))
     if level + 1 < len(sizes):
       data = kmeans.subtract(data, found.centroids, kmeans.read(data, found))
-  return Quantizer(tuple(codebooks), shift, np.float32(1), prices=tuple(prices) if balance else ())
+  return Quantizer(tuple(codebooks), shift, scale, prices=tuple(prices) if balance else ())
 
 
 def level_of(data: kmeans.Data, size: int, key: Key, level: int, **options) -> kmeans.Clusters:
@@ -72,8 +73,9 @@ def product(
   mesh: Mesh | None = None,
 ) -> Quantizer:
   """Product quantisation in len(sizes) blocks of dimensions, after an optimised rotation."""
-  shift = standard(vectors)[0]
-  x = np.asarray(vectors, np.float32) - shift[None]
+  shift, scale = standard(vectors)
+  scale = np.float32(2.0 ** np.round(np.log2(scale)))
+  x = (np.asarray(vectors, np.float32) - shift[None]) / scale
   dim = x.shape[1]
   if not 0 < len(sizes) <= dim:
     raise DataError(f"{dim} dimensions do not make {len(sizes)} blocks")
@@ -94,7 +96,7 @@ def product(
   books = _books(x @ rotation, blocks, sizes, key, iterations, mesh)
   into = {"kernel": rotation, "bias": np.zeros(dim, np.float32)}
   out = {"kernel": np.ascontiguousarray(rotation.T), "bias": np.zeros(dim, np.float32)}
-  return Quantizer(tuple(books), shift, np.float32(1), (into,), (out,))
+  return Quantizer(tuple(books), shift, scale, (into,), (out,))
 
 
 def standard(vectors: np.ndarray) -> tuple[np.ndarray, np.float32]:

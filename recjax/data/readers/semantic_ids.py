@@ -56,10 +56,17 @@ def vectors(path: Path) -> np.ndarray:
       x = np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
       raise DataError(f"not a .npy array ({error})", path=path, remedy="Get it again.") from error
-  if x.ndim != 2 or x.dtype.kind != "f" or not np.isfinite(x).all():
+  if x.ndim != 2 or x.dtype.kind != "f":
     raise DataError(
-      f"a finite float matrix was expected, found {x.dtype} {x.shape}",
+      f"a matrix of floats was expected, found {x.dtype} {x.shape}",
       path=path,
-      remedy="Check it.",
+      remedy="Save one row an item, as float32.",
+    )
+  finite = np.isfinite(x).all(1)
+  if not finite.all():
+    raise DataError(
+      f"row {np.argmin(finite)} is not finite ({(~finite).sum()} such rows)",
+      path=path,
+      remedy="Look at the text or the encoder that it came from.",
     )
   return x
