@@ -1,10 +1,10 @@
 """S3-Rec on Amazon Beauty (2014, 5-core), attributes: brand and categories.
 
 Published: Recall@10 .0647, NDCG@10 .0327 (the authors' repository; full ranking, repeats allowed,
-the last event of each user tests; 150 epochs of pretraining). Measured, seed 0: .0866,
-.0443 in 53 minutes beside other work (8,000 steps of pretraining, 3,200 of tuning, the checkpoint of
-step 2,000 by validation). Tuned in even batches, so that a target of a long history counts as one
-of a short history does.
+the last event of each user tests; 150 epochs of pretraining). Measured, seed 0: .0866, .0443 in 53
+minutes beside other work: 8,000 steps of pretraining, 3,200 of tuning, the checkpoint of step 2,000
+by validation. Tuned in even batches, so that a target of a long history counts as one of a short
+history does.
 
     python -m experiments.run --config=experiments/configs/s3rec_beauty.py --workdir=runs/s3rec
 
