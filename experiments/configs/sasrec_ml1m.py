@@ -5,8 +5,8 @@ Published, full ranking: SASRec with the paper's loss Recall@10 .2392, NDCG@10 .
 --config.model.t=.75 --config.model.shared=True` gives). 3,416 items cost less in whole than 256
 negatives a place do. Several histories to a row; repeats allowed, the last event of each user
 tests. Measured, seed 0: .2502, .1293 after 5,521 steps (65 epochs, 43 minutes beside other work),
-with validation Recall@10 .2532, .2594, .2618, .2618 at 3,000, 4,000, 5,000, 5,500: nearly flat at this
-constant rate, so what gSASRec has more is not a matter of time alone.
+with validation Recall@10 .2532, .2594, .2618, .2618 at 3,000, 4,000, 5,000, 5,500: nearly flat at
+this constant rate, so what gSASRec has more is not a matter of time alone.
 
     python -m experiments.run --config=experiments/configs/sasrec_ml1m.py \\
       --workdir=runs/sasrec_ml1m
