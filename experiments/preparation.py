@@ -127,15 +127,12 @@ class Preparation:
     mark.unlink(missing_ok=True)  # until all that it vouches for is there
     ids.save(folder)
     x = None if ids.quantizer is None else self.vectors[PAD + 1 :]
-    paths = "categories" in self.raw.catalog.fields
-    category = sources.category(self.raw.catalog)[PAD + 1 :] if paths else None
-    if category is not None and not any(category):
-      category = None
+    category = sources.category(self.raw.catalog)[PAD + 1 :]
     told = report.measure(
       ids.codes[PAD + 1 :],
       sizes=ids.sizes,
       vectors=x,
-      category=category,
+      category=category if any(category) else None,
       quantizer=ids.quantizer,
     )
     (folder / "report.json").write_text(told.json() + "\n")

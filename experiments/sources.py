@@ -270,7 +270,9 @@ def path_of(given: str) -> pathlib.Path:
 
 
 def category(catalog: Catalog, depth: int = 1) -> np.ndarray:
-  """[I] the category of each item at a depth of its path; "" where it ends before."""
+  """[I] the category of each item at a depth of its path; "" where it ends before or is unknown."""
+  if "categories" not in catalog.fields:
+    return np.full(len(catalog.ids), "")
   return np.array([path[depth] if len(path) > depth else "" for path in catalog["categories"]])
 
 

@@ -144,11 +144,10 @@ def diversity(run: Finished) -> dict[str, Row]:
 
 def groups(catalog: Catalog) -> np.ndarray:
   """[I] a number for each item's category: the second of its path, or the first if all have one."""
-  if "categories" in catalog.fields:
-    for depth in (1, 0):
-      names = sources.category(catalog, depth)
-      if len(set(names.tolist()) - {""}) > 1:
-        return np.unique(names, return_inverse=True)[1]
+  for depth in (1, 0):
+    names = sources.category(catalog, depth)
+    if len(set(names.tolist()) - {""}) > 1:
+      return np.unique(names, return_inverse=True)[1]
   raise DataError(
     "diversity is of categories, and the catalogue's `categories` are not there, or one for all",
     remedy="Take a source whose catalogue has several, or another study.",

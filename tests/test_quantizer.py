@@ -297,6 +297,12 @@ def test_sizes_that_go_by_the_catalogue_can_be_learned_and_tell_items_apart(item
   assert len(np.unique(made.encode(x), axis=0)) > 0.5 * items
 
 
+@pytest.mark.parametrize("method", ["rqvae", "rqkmeans", "opq"])
+def test_vectors_that_are_no_matrix_are_named_before_any_learning(method):
+  with pytest.raises(DataError, match=r"\(8,\)"):
+    learn.quantizer(learn.Config(method=method, sizes=(4, 4)), np.ones(8, np.float32))
+
+
 def test_learning_that_a_signal_stopped_ends_with_a_status_that_tells(monkeypatch, tmp_path):
   stopped = learn.loop.Result(None, None, {}, stopped_by=15)
   monkeypatch.setattr(learn.loop, "fit", lambda *args, **kwargs: stopped)

@@ -1,16 +1,10 @@
 """Runs that are killed, starved, damaged or started again: what is lost, and what is said."""
 
 import dataclasses
-import json
 import os
-import pathlib
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 
 import chex
 import jax
@@ -23,51 +17,7 @@ from jax.sharding import PartitionSpec as P
 from recjax.data import examples, loader, splits
 from recjax.train import checkpoint, evaluate, loop, mesh, meter, optim
 from recjax.types import System
-
-PROCESS = pathlib.Path(__file__).parent / "training_process.py"
-
-
-def run(
-  workdir, *, steps=12, system=None, train=None, suites=(), devices=1, axes=(), rules=(), **options
-):
-  x = toy.log()
-  cfg = loop.Config(steps=steps, **{"save_every": 4, "log_every": 3} | options)
-  return loop.fit(
-    system or toy.make(x.num_items),
-    (),
-    train or toy.batches(x),
-    cfg,
-    suites=suites,
-    workdir=workdir,
-    mesh=mesh.make_mesh(**dict(axes)) if axes else mesh.make_mesh(devices=jax.devices()[:devices]),
-    rules=rules,
-  )
-
-
-def told(workdir):
-  """What metrics.jsonl says, times left out."""
-  lines = [
-    json.loads(t) for t in (pathlib.Path(workdir) / "metrics.jsonl").read_text().split("\n")[:-1]
-  ]
-  return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in lines]
-
-
-class Breaks:
-  """Batches that fail once at a given index, as a killed machine would."""
-
-  def __init__(self, batches, at):
-    self._batches, self._at = batches, at
-
-  def __getattr__(self, name):
-    return getattr(self._batches, name)
-
-  def __len__(self):
-    return len(self._batches)
-
-  def __getitem__(self, index):
-    if index == self._at:
-      raise ConnectionError("the disk went away")
-    return self._batches[index]
+from runs import Breaks, run, told
 
 
 @pytest.mark.parametrize("broken", [2, 5, 11])
@@ -251,7 +201,7 @@ def test_a_sharded_run_goes_on_and_ends_as_one_device_would(tmp_path, axes):
 
 def test_a_damaged_newest_checkpoint_does_not_crowd_out_a_good_one(tmp_path):
   run(tmp_path, steps=8)
-  spoil(tmp_path / "checkpoints" / "step_00000008")
+  corrupt(tmp_path / "checkpoints" / "step_00000008" / "state", "flip", random.Random(1))
   run(tmp_path, steps=6, keep_last=1, save_every=2)
   finished = [f.step for f in checkpoint.finished(tmp_path / "checkpoints")]
   assert 6 in finished
@@ -273,20 +223,10 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, caplog):
   }
   best = min(ranked, key=lambda step: (by[step], step))
   assert first.metrics["valid/recall@10"] == by[best] and best != 12
-  spoil(tmp_path / "checkpoints" / f"step_{best:08d}")
+  corrupt(tmp_path / "checkpoints" / f"step_{best:08d}" / "state", "flip", random.Random(1))
   again = run(tmp_path, **how)
   assert again.metrics["valid/recall@10"] == sorted(by.values())[1]
   assert "next best" in caplog.text
-
-
-def spoil(folder):
-  """One bit of the largest file of a checkpoint."""
-  file = max(
-    (f for f in (folder / "state").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size
-  )
-  content = bytearray(file.read_bytes())
-  content[len(content) // 2] ^= 1
-  file.write_bytes(content)
 
 
 def test_a_metric_that_is_no_number_is_worse_than_any():
@@ -317,7 +257,10 @@ def test_what_was_learned_is_kept_when_there_is_no_such_metric(tmp_path):
 def test_work_is_counted_whatever_the_micro_batches_and_widths():
   def flops(**how):
     records = []
-    keep = lambda self, step, values: records.append(values)  # noqa: E731
+
+    def keep(log, step, values):
+      records.append(values)
+
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(loop.log.Log, "write", keep)
       patch.setattr(loop.log, "peak_flops", lambda: None)
@@ -413,47 +356,6 @@ def test_closed_form_systems_are_solved_and_kept(tmp_path):
   chex.assert_trees_all_equal(checkpoint.restore(found.path, result.state).params, result.params)
 
 
-def environment(devices, stages):
-  more = {"TWO_STAGES": "1"} if stages else {}
-  flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-  return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **more}
-
-
-def start(workdir, steps, *more, devices=1, stages=False):
-  command = [sys.executable, os.fspath(PROCESS), os.fspath(workdir), str(steps), *map(str, more)]
-  env = environment(devices, stages)
-  return subprocess.Popen(
-    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-  )
-
-
-def finish(process):
-  out, error = process.communicate(timeout=240)
-  assert process.returncode == 0, error[-3000:]
-  # Gloo tells on the same stream that it is connected, sometimes last.
-  return json.loads([line for line in out.splitlines() if line.startswith("{")][-1])
-
-
-def wait_for_step(workdir, step, process):
-  """Until the run has a finished checkpoint of at least this step."""
-  until = time.monotonic() + 120
-  while time.monotonic() < until and process.poll() is None:
-    if any(f.step >= step for f in checkpoint.finished(pathlib.Path(workdir) / "checkpoints")):
-      return
-    time.sleep(0.02)
-
-
-def test_a_polite_signal_saves_before_the_end(tmp_path):
-  process = start(tmp_path, 100_000)
-  wait_for_step(tmp_path, 4, process)
-  process.send_signal(signal.SIGTERM)
-  said = finish(process)
-  assert said["stop"] == signal.SIGTERM
-  newest = checkpoint.finished(tmp_path / "checkpoints")[-1]
-  checkpoint.verify(newest.path)
-  assert 4 <= newest.step < 100_000
-
-
 def test_a_signal_in_the_last_validation_is_told_and_leaves_nothing_to_train(tmp_path):
   class Stops(Breaks):
     def __getitem__(self, index):
@@ -468,51 +370,3 @@ def test_a_signal_in_the_last_validation_is_told_and_leaves_nothing_to_train(tmp
   again = run(tmp_path, suites=[evaluate.Suite("valid", valid, measure)])
   assert again.stopped_by is None and again.metrics == stopped.metrics
   chex.assert_trees_all_equal(again.state, stopped.state)
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path):
-  steps, rng, kills = 1200, random.Random(0), 0
-  whole = finish(start(tmp_path / "whole", steps, stages=True))
-  while True:
-    process = start(tmp_path / "killed", steps, stages=True)
-    if kills < 24:
-      # Let it get past its newest checkpoint or not, then kill without warning.
-      time.sleep(rng.uniform(2.0, 9.0))
-    else:
-      process.wait(timeout=300)
-    if process.poll() is not None:
-      break
-    process.kill()
-    process.communicate()
-    kills += 1
-  again = finish(process)
-  assert kills >= 20
-  assert again == whole
-  for stage in ("first", "second"):
-    assert told(tmp_path / "killed" / stage) == told(tmp_path / "whole" / stage)
-
-
-def free_port():
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    return s.getsockname()[1]
-
-
-def pair(workdir, steps):
-  address = f"127.0.0.1:{free_port()}"
-  both = [start(workdir, steps, address, i, 2, devices=2) for i in range(2)]
-  return [finish(p) for p in both]
-
-
-def test_two_processes_learn_what_one_does_and_hand_over(tmp_path):
-  alone = finish(start(tmp_path / "alone", 24, devices=4))
-  both = pair(tmp_path / "pair", 24)
-  assert both[0]["metrics"] == both[1]["metrics"]
-  for one, two in zip(told(tmp_path / "alone"), told(tmp_path / "pair"), strict=True):
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-      np.testing.assert_allclose(two[name], value, atol=1e-4, err_msg=name)
-  # the pair's checkpoint restores in one process of one device, and the other way round
-  assert finish(start(tmp_path / "pair", 24, devices=1))["digest"] == both[0]["digest"]
-  assert pair(tmp_path / "alone", 24)[0]["digest"] == alone["digest"]

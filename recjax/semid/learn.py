@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from recjax.data import examples, loader
+from recjax.data.errors import DataError
 from recjax.semid import artefact, rqkmeans, rqvae
 from recjax.semid.quantizer import Quantizer
 from recjax.train import loop, optim, signals
@@ -40,7 +41,9 @@ def quantizer(
   cfg: Config, vectors: np.ndarray, *, workdir: str | os.PathLike | None = None
 ) -> Quantizer:
   """Learned from vectors [N, D], none for PAD; the training of an RQ-VAE is kept in `workdir`."""
-  rqkmeans.standard(vectors)  # what is no finite matrix, or all the same, is told of first
+  if np.ndim(vectors) != 2:
+    raise DataError(f"vectors [N, D] are needed, these have shape {np.shape(vectors)}")
+  vectors = np.asarray(vectors)
   if not cfg.sizes:
     cfg = dataclasses.replace(cfg, sizes=sizes_of(len(vectors)))
   key = jax.random.key(cfg.seed)

@@ -100,7 +100,8 @@ class Quantizer:
     finite = np.isfinite(vectors).all(1)
     if not finite.all():
       raise DataError(f"vector {np.argmin(finite)} is not finite ({(~finite).sum()} such vectors)")
-    far = np.abs(vectors).max(1, initial=0) > FAR * self.scale + np.abs(self.shift).max()
+    widest = np.maximum(vectors.max(1), -vectors.min(1))  # of each, without a copy of all
+    far = widest > FAR * self.scale + np.abs(self.shift).max()
     if far.any():
       raise DataError(
         f"vector {np.argmax(far)} is more than {FAR:g} deviations away ({far.sum()} such vectors)",

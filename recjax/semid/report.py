@@ -139,12 +139,12 @@ def neighbours(codes: np.ndarray, vectors: np.ndarray, *, sample: int = 2000) ->
   if len(codes) < 2:
     raise DataError("neighbours need at least two items")
   rows = np.unique(np.linspace(0, len(codes) - 1, min(sample, len(codes))).astype(np.int64))
-  vectors = np.asarray(vectors, np.float64)
-  if not np.isfinite(vectors).all():
+  mean = np.mean(vectors, 0, dtype=np.float64)
+  if not np.isfinite(mean).all():
     raise DataError("neighbours need vectors that are finite")
   # Centred and of one scale: float32 would lose the distances beside a large mean.
-  vectors = vectors - vectors.mean(0)[None]
-  vectors = (vectors / max(np.abs(vectors).max(), 1e-300)).astype(np.float32)
+  vectors = np.asarray(vectors) - mean.astype(np.result_type(vectors, np.float32))[None]
+  vectors = (vectors / (np.abs(vectors).max() or 1)).astype(np.float32, copy=False)
   square = np.square(vectors).sum(1)
   nearest = np.empty(len(rows), np.int64)
   part = max(1, 2**25 // len(codes))  # rows at a time: 128 MiB of distances
