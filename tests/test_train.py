@@ -254,7 +254,7 @@ def test_what_was_learned_is_kept_when_there_is_no_such_metric(tmp_path):
   assert [f.step for f in checkpoint.finished(tmp_path / "checkpoints")] == [12]
 
 
-def test_work_is_counted_whatever_the_micro_batches_and_widths():
+def test_work_is_counted_whatever_the_micro_batches_and_fused_steps():
   def flops(**how):
     records = []
 
