@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import toy
 from jax.sharding import PartitionSpec as P
+from training_runs import Breaks, run, told
 
 from recjax.data import examples, loader, splits
 from recjax.train import checkpoint, evaluate, loop, mesh, meter, optim
 from recjax.types import System
-from runs import Breaks, run, told
 
 
 @pytest.mark.parametrize("broken", [2, 5, 11])

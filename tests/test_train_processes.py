@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import pytest
+from training_runs import told
 
 from recjax.train import checkpoint
-from runs import told
 
 PROCESS = pathlib.Path(__file__).parent / "training_process.py"
 
