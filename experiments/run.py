@@ -21,7 +21,7 @@ _MODE = flags.DEFINE_enum("mode", "all", pipeline.MODES, "Which stage to run, an
 
 
 def main():
-  launch.prepare()
+  launch.prepare(devices=_CONFIG.value.devices)
   if _MODE.value == "help":
     print(pipeline.describe(_CONFIG.value))
     return

@@ -46,6 +46,9 @@ class Data:
   even: bool = False  # narrower batches of training have more rows, as many places in all
   negatives: int = 0  # items the user has not met, beside each event; 0: the system draws its own
   split_seed: int = 0  # of splits at random
+  valid: float = (
+    0.0  # of a given training part so much validates, if top_n's source sets none aside
+  )
   cold: float = 0.0  # of the items that test, so many are kept from training and validation
 
 
@@ -114,6 +117,7 @@ class Evaluation:
 SECTIONS = (
   *("data", "text", "semantic_ids", "prompts", "pairs", "model", "train", "pretrain"),
   *("evaluation", "system", "task", "examples", "seeds", "batch_size", "pretrain_batch_size"),
+  "devices",  # that a CPU shows to a run: a training batch is split over them
 )
 
 
@@ -124,7 +128,7 @@ def config(**sections: Any) -> ml_collections.ConfigDict:
     raise ValueError(f"a config has no {unknown}; it has {', '.join(SECTIONS)}")
   plain = {
     name: _typed(type(s), dataclasses.asdict(s)) if dataclasses.is_dataclass(s) else s
-    for name, s in sections.items()
+    for name, s in ({"devices": 2} | sections if "system" in sections else sections).items()
   }
   return ml_collections.ConfigDict(plain).lock()
 

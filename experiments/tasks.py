@@ -49,16 +49,20 @@ def _next_item_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
 def _ratio_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
   """At random, a tenth each for validation and test; each part in the order of users."""
   if raw.split is not None:
-    return raw.split
+    return _held_out(raw.split, cfg.valid, cfg.split_seed)
   return _by_user(splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed))
 
 
 def _rating_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
   """The same; where the source gives no validation part, a tenth of its training events is one."""
-  split = _ratio_split(raw, cfg)
-  if len(split.valid):
+  return _held_out(_ratio_split(raw, cfg), 0.1, cfg.split_seed)
+
+
+def _held_out(split: splits.Split, share: float, seed: int) -> splits.Split:
+  """With such a share of the training events to validate by, where the split has none."""
+  if len(split.valid) or not share:
     return split
-  train, valid, _ = splits.ratio(split.train, valid=0.1, test=0.0, seed=cfg.split_seed)
+  train, valid, _ = splits.ratio(split.train, valid=share, test=0.0, seed=seed)
   return _by_user(splits.Split(train, valid, split.test))
 
 

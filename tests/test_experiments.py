@@ -28,7 +28,7 @@ SECTIONS = {
   "pretrain": loop.Config,
   "evaluation": settings.Evaluation,
 }
-PLAIN = {"system", "task", "examples", "seeds", "batch_size", "pretrain_batch_size"}
+PLAIN = {"system", "task", "examples", "seeds", "batch_size", "pretrain_batch_size", "devices"}
 # Fields of a model that the data gives; anything does here.
 GIVEN = {"num_items": 9, "num_users": 9, "num_attributes": 9, "vocab": 9, "values": (1.0, 2.0)}
 
@@ -111,6 +111,21 @@ def test_a_random_split_leaves_a_tenth_for_each_part_and_users_in_order():
   assert all((np.diff(part.user) >= 0).all() for part in split)
   other = tasks.TASKS["rating"].split(sources.Raw(many), settings.Data(split_seed=4))
   assert not np.array_equal(split.test.item, other.test.item)
+
+
+def test_a_given_training_part_lends_what_validates_if_asked_to():
+  many = interactions.from_columns(np.arange(100) % 7, np.arange(100) % 11)
+  given = splits.Split(
+    many.take(np.arange(80)), many.take(np.arange(0)), many.take(np.arange(80, 100))
+  )
+  split = tasks.TASKS["top_n"].split
+  assert split(sources.Raw(many, split=given), settings.Data()) is given
+  held = split(sources.Raw(many, split=given), settings.Data(valid=0.25))
+  assert [len(part) for part in held] == [60, 20, 20]
+  pairs = [list(zip(part.user, part.item, strict=True)) for part in held]
+  assert sorted(pairs[0] + pairs[1]) == sorted(zip(given.train.user, given.train.item, strict=True))
+  with_valid = given._replace(valid=given.test)
+  assert split(sources.Raw(many, split=with_valid), settings.Data(valid=0.25)) is with_valid
 
 
 def shown(*candidates):

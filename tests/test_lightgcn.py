@@ -21,8 +21,8 @@ def log():
   return interactions.from_columns(user, item)
 
 
-def made(layers=3, penalty=1e-4):
-  cfg = lightgcn.Config(USERS, ITEMS, DIM, layers, penalty)
+def made(layers=3, penalty=1e-4, **more):
+  cfg = lightgcn.Config(USERS, ITEMS, DIM, layers, penalty, **more)
   x = log()
   assert (x.num_users, x.num_items) == (USERS, ITEMS)
   system, assets = lightgcn.make(cfg), lightgcn.assets(cfg, x)
@@ -111,6 +111,38 @@ def test_the_loss_is_bpr_of_propagated_and_the_penalty_of_plain_embeddings():
   assert out.weight == 3
 
 
+def test_with_negatives_the_loss_is_a_softmax_of_cosines_over_what_is_drawn_for_all():
+  system, assets, params = made(penalty=0.5, negatives=50, temperature=0.2)
+  few = {name: x for name, x in batch().items() if name != "candidates"}
+  users, items = (
+    x / np.linalg.norm(x, axis=1, keepdims=True) for x in map(np.asarray, tables(params, 3))
+  )
+  key = jax.random.key(3)
+  drawn = np.asarray(jax.random.randint(key, (50,), 1, ITEMS))
+  assert set(drawn) == set(range(1, ITEMS))
+  wanted = 0.0
+  for u, i in ((1, 2), (3, 5), (6, 1)):  # the row of weight 0 does not count
+    seen = np.append(drawn[drawn != i], i)  # the target counts once, however often it is drawn
+    logits = users[u] @ items[seen].T / 0.2
+    wanted += np.log(np.exp(logits).sum()) - logits[-1]
+    plain = (params["users"][u], params["items"][i])
+    wanted += 0.5 * sum(float((p**2).sum()) for p in plain) / 2
+  out = system.loss(params, assets, few, key)
+  np.testing.assert_allclose(out.sum, wanted, rtol=1e-5)
+  assert out.weight == 3
+  np.testing.assert_allclose(
+    system.score(params, assets, few)[:, 1:], (users @ items.T)[few["user"], 1:], atol=1e-5
+  )
+  with pytest.raises(ValueError, match="candidates"):
+    system.loss(params, assets, batch(), key)
+
+
+@pytest.mark.parametrize("wrong", [{"negatives": -1}, {"negatives": 5, "temperature": 0.0}])
+def test_a_softmax_over_nothing_is_refused(wrong):
+  with pytest.raises(ValueError, match="temperature above 0"):
+    made(**wrong)
+
+
 def test_the_gradient_reaches_nodes_three_edges_away():
   # The path user 1 - item 1 - user 2 - item 2: item 2 is three edges from user 1.
   x = interactions.from_columns(np.array([1, 2, 2]), np.array([1, 1, 2]))
@@ -140,19 +172,22 @@ def test_negatives_drawn_inside_are_never_the_target():
   np.testing.assert_allclose(drawn.sum, given.sum, rtol=1e-6)
 
 
-def test_a_batch_over_eight_devices_gives_the_loss_and_gradient_of_one():
-  system, assets, params = made()
+@pytest.mark.parametrize("drawn", [0, 9])
+def test_a_batch_over_eight_devices_gives_the_loss_and_gradient_of_one(drawn):
+  system, assets, params = made(negatives=drawn)
   rows = np.arange(16)
   columns = {"user": 1 + rows % 6, "target": 1 + rows % 5, "weight": np.float32(rows < 13)}
-  columns["candidates"] = 1 + (rows[:, None] + 2) % 5
+  if not drawn:
+    columns["candidates"] = 1 + (rows[:, None] + 2) % 5
+  key = jax.random.key(0)
 
   def measured(devices):
     where = mesh.make_mesh(devices=jax.devices()[:devices])
     placed = mesh.put(params, where), mesh.put(assets, where), mesh.put_batch(columns, where)
-    grad = jax.value_and_grad(lambda p, a, b: system.loss(p, a, b, None).sum)
+    grad = jax.value_and_grad(lambda p, a, b: system.loss(p, a, b, key).sum)
     return jax.device_get(jax.jit(grad)(*placed))
 
-  chex.assert_trees_all_close(measured(1), measured(8), rtol=1e-5, atol=1e-7)
+  chex.assert_trees_all_close(measured(1), measured(8), rtol=1e-5, atol=1e-5)
 
 
 def test_no_interactions_make_no_graph():
@@ -161,9 +196,10 @@ def test_no_interactions_make_no_graph():
     lightgcn.assets(lightgcn.Config(USERS, ITEMS), x)
 
 
-def test_it_finds_what_was_withheld_of_a_block():
+@pytest.mark.parametrize("drawn", [0, 20])
+def test_it_finds_what_was_withheld_of_a_block(drawn):
   train, _ = blocks.log()
-  cfg = lightgcn.Config(train.num_users, train.num_items, 16)
+  cfg = lightgcn.Config(train.num_users, train.num_items, 16, negatives=drawn)
   system, assets = lightgcn.make(cfg), lightgcn.assets(cfg, train)
   params = blocks.learned(system, assets, examples.events(train), steps=60)
   assert blocks.found(system, system.index(params, assets), params) > 0.9

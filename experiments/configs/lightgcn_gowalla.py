@@ -23,6 +23,7 @@ def get_config():
     examples="users",
     seeds=(0,),
     batch_size=8192,
+    devices=1,
     data=settings.Data(source="gowalla", path="lightgcn", max_len=1, negatives=1),
     model=settings.model(lightgcn.Config, dim=64, layers=3, penalty=1e-4),
     train=loop.Config(
