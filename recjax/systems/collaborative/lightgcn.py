@@ -11,7 +11,8 @@ the batch brings `candidates`, one exact negative a row or more.
 
 With `negatives` the loss is a softmax instead, over the target and a sample of items that all rows
 of the batch share (Wu et al., TOIS 2024, https://arxiv.org/abs/2201.02327), of cosines over a
-temperature; answers are ranked by the cosine then. It needs a fraction of BPR's epochs.
+temperature; answers are ranked by the cosine then. On Gowalla 20 epochs of it come within 6% of
+what 500 of BPR reached (BUILD_NOTES.md).
 
 An unknown user (PAD, or one without training events) is answered as the mean of the users who have
 some: by an item's mean score.
