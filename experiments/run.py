@@ -21,6 +21,10 @@ _MODE = flags.DEFINE_enum("mode", "all", pipeline.MODES, "Which stage to run, an
 
 
 def main():
+  if "system" not in _CONFIG.value:
+    raise app.UsageError(
+      "the config names no system; one with `pairs` is of experiments.finetune_t5"
+    )
   launch.prepare(devices=_CONFIG.value.devices)
   if _MODE.value == "help":
     print(pipeline.describe(_CONFIG.value))

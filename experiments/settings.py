@@ -46,9 +46,7 @@ class Data:
   even: bool = False  # narrower batches of training have more rows, as many places in all
   negatives: int = 0  # items the user has not met, beside each event; 0: the system draws its own
   split_seed: int = 0  # of splits at random
-  valid: float = (
-    0.0  # of a given training part so much validates, if top_n's source sets none aside
-  )
+  valid: float = 0.0  # of a given training part, to validate by: top_n and rating
   cold: float = 0.0  # of the items that test, so many are kept from training and validation
 
 
@@ -126,9 +124,11 @@ def config(**sections: Any) -> ml_collections.ConfigDict:
   unknown = sorted(set(sections) - set(SECTIONS))
   if unknown:
     raise ValueError(f"a config has no {unknown}; it has {', '.join(SECTIONS)}")
+  if "system" in sections:
+    sections = {"devices": 2} | sections
   plain = {
     name: _typed(type(s), dataclasses.asdict(s)) if dataclasses.is_dataclass(s) else s
-    for name, s in ({"devices": 2} | sections if "system" in sections else sections).items()
+    for name, s in sections.items()
   }
   return ml_collections.ConfigDict(plain).lock()
 

@@ -43,27 +43,36 @@ class Task(NamedTuple):
 
 
 def _next_item_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
+  if cfg.valid:
+    raise ValueError("data.valid is for the tasks top_n and rating: this one has parts of its own")
   return raw.split or splits.leave_one_out(raw.interactions)
 
 
-def _ratio_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
-  """At random, a tenth each for validation and test; each part in the order of users."""
-  if raw.split is not None:
-    return _held_out(raw.split, cfg.valid, cfg.split_seed)
-  return _by_user(splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed))
+def _ratio_split(raw: sources.Raw, cfg: settings.Data, unless: float = 0.0) -> splits.Split:
+  """As given, or at random, a tenth each for validation and test, each part in the order of users.
+
+  Where the source gives no validation part, a share of its training events is one: `data.valid`, or
+  `unless`.
+  """
+  split = raw.split or _by_user(
+    splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed)
+  )
+  if raw.split is None or len(split.valid):
+    if cfg.valid:
+      raise ValueError(
+        "data.valid is a share of a given training part: here a part validates already"
+      )
+    return split
+  share = cfg.valid or unless
+  if not share:
+    return split
+  train, valid, _ = splits.ratio(split.train, valid=share, test=0.0, seed=cfg.split_seed)
+  return _by_user(splits.Split(train, valid, split.test))
 
 
 def _rating_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
-  """The same; where the source gives no validation part, a tenth of its training events is one."""
-  return _held_out(_ratio_split(raw, cfg), 0.1, cfg.split_seed)
-
-
-def _held_out(split: splits.Split, share: float, seed: int) -> splits.Split:
-  """With such a share of the training events to validate by, where the split has none."""
-  if len(split.valid) or not share:
-    return split
-  train, valid, _ = splits.ratio(split.train, valid=share, test=0.0, seed=seed)
-  return _by_user(splits.Split(train, valid, split.test))
+  """The same, a tenth where nothing else is said: ratings are always validated."""
+  return _ratio_split(raw, cfg, unless=0.1)
 
 
 def _by_user(split: splits.Split) -> splits.Split:

@@ -124,8 +124,14 @@ def test_a_given_training_part_lends_what_validates_if_asked_to():
   assert [len(part) for part in held] == [60, 20, 20]
   pairs = [list(zip(part.user, part.item, strict=True)) for part in held]
   assert sorted(pairs[0] + pairs[1]) == sorted(zip(given.train.user, given.train.item, strict=True))
-  with_valid = given._replace(valid=given.test)
-  assert split(sources.Raw(many, split=with_valid), settings.Data(valid=0.25)) is with_valid
+  rated = tasks.TASKS["rating"].split
+  assert len(rated(sources.Raw(many, split=given), settings.Data(valid=0.25)).valid) == 20
+  assert len(rated(sources.Raw(many, split=given), settings.Data()).valid) == 8
+  own = sources.Raw(many, split=given._replace(valid=given.test))
+  assert split(own, settings.Data()) is own.split
+  for task, source in (("top_n", own), ("top_n", sources.Raw(many)), ("next_item", own)):
+    with pytest.raises(ValueError, match="data.valid is"):
+      tasks.TASKS[task].split(source, settings.Data(valid=0.25))
 
 
 def shown(*candidates):

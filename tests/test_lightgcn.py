@@ -172,8 +172,8 @@ def test_negatives_drawn_inside_are_never_the_target():
   np.testing.assert_allclose(drawn.sum, given.sum, rtol=1e-6)
 
 
-@pytest.mark.parametrize("drawn", [0, 9])
-def test_a_batch_over_eight_devices_gives_the_loss_and_gradient_of_one(drawn):
+@pytest.mark.parametrize(("drawn", "atol"), [(0, 1e-7), (9, 1e-5)])  # the softmax's reach 100
+def test_a_batch_over_eight_devices_gives_the_loss_and_gradient_of_one(drawn, atol):
   system, assets, params = made(negatives=drawn)
   rows = np.arange(16)
   columns = {"user": 1 + rows % 6, "target": 1 + rows % 5, "weight": np.float32(rows < 13)}
@@ -187,7 +187,7 @@ def test_a_batch_over_eight_devices_gives_the_loss_and_gradient_of_one(drawn):
     grad = jax.value_and_grad(lambda p, a, b: system.loss(p, a, b, key).sum)
     return jax.device_get(jax.jit(grad)(*placed))
 
-  chex.assert_trees_all_close(measured(1), measured(8), rtol=1e-5, atol=1e-5)
+  chex.assert_trees_all_close(measured(1), measured(8), rtol=1e-5, atol=atol)
 
 
 def test_no_interactions_make_no_graph():

@@ -8,6 +8,8 @@ import textwrap
 
 import pytest
 
+from recjax.train import process
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -66,6 +68,11 @@ def test_host_devices_are_made_before_the_backend_and_refused_after():
   """)
   assert found["devices"] == 3
   assert "before" in found["error"]
+
+
+def test_no_devices_at_all_are_refused():
+  with pytest.raises(ValueError, match="not 0"):
+    process.host_devices(0)
 
 
 def test_importing_recjax_sets_nothing():

@@ -10,7 +10,7 @@ the same at either (the graph's propagation: 70 ms on 2 CPU cores), an epoch so 
 graph's product uses all cores by itself, so that one device is faster than two.
 
 A softmax over sampled items learns most of it in 20 epochs, 12 minutes on 2 CPU cores: .1598 and
-.1226, its temperature and rate chosen by a tenth of the training part (--config.data.valid=.1):
+.1226, temperature and rate by tries on a tenth of the training part (--config.data.valid=.1):
 
     --config.examples=events --config.data.negatives=0 --config.model.negatives=4096
     --config.model.penalty=1e-6 --config.train.steps=1980 --config.train.eval_every=1980

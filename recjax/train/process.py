@@ -20,6 +20,8 @@ def host_devices(count: int) -> None:
 
   What the user has asked of XLA in the environment stays.
   """
+  if count < 1:
+    raise ValueError(f"a CPU shows 1 device or more, not {count}")
   if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", count)
 
