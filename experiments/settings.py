@@ -46,7 +46,7 @@ class Data:
   even: bool = False  # narrower batches of training have more rows, as many places in all
   negatives: int = 0  # items the user has not met, beside each event; 0: the system draws its own
   split_seed: int = 0  # of splits at random
-  valid: float = 0.0  # of a given training part, to validate by: top_n and rating
+  valid: float = 0.0  # of a given training part (sampled: of its users), to validate by
   cold: float = 0.0  # of the items that test, so many are kept from training and validation
 
 

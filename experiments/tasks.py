@@ -4,7 +4,7 @@
 |---|---|---|---|
 | next_item | a user's last event tests, the one before validates | history | full ranking |
 | top_n | as given, or by ratio | history | full ranking of all a user's test items |
-| sampled | as given, with candidates | candidates | rank among the candidates |
+| sampled | as next_item, or as given | candidates | rank among the candidates |
 | rating | as given, or by ratio | user and item | RMSE, MAE |
 | prompts | as next_item | in words | as `language` says of each family of questions |
 | rating_prompts | as rating | in words | the same |
@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 
 from experiments import settings, sources
-from recjax.data import draws, examples, loader, negatives, splits
+from recjax.data import draws, examples, interactions, loader, negatives, prepare, splits
 from recjax.data.examples import Examples
 from recjax.data.interactions import Interactions
 from recjax.systems import SYSTEMS
@@ -31,6 +31,7 @@ from recjax.types import Assets, Params, System
 
 _logger = logging.getLogger(__name__)
 
+_VALIDATED = "data.valid is a share of a given training part: here a part validates already"
 _PLACES = 2**17  # of a batch of whole histories, as item-kNN reads a hundred neighbours at each
 
 
@@ -44,8 +45,26 @@ class Task(NamedTuple):
 
 def _next_item_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
   if cfg.valid:
-    raise ValueError("data.valid is for the tasks top_n and rating: this one has parts of its own")
+    raise ValueError("data.valid is for the tasks top_n, rating and sampled, not for this one")
   return raw.split or splits.leave_one_out(raw.interactions)
+
+
+def _sampled_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
+  """As given, or by the last events.
+
+  Of a given training part, the last event of a share `data.valid` of the users validates.
+  """
+  if not cfg.valid:
+    return raw.split or splits.leave_one_out(raw.interactions)
+  if raw.split is None or len(raw.split.valid):
+    raise ValueError(_VALIDATED)
+  train = raw.split.train
+  start, stop = prepare.bounds(train)
+  last = np.flatnonzero((np.arange(len(train)) == stop - 1) & (stop - start > 1))
+  rng = np.random.default_rng(cfg.split_seed)
+  chosen = np.zeros(len(train), bool)
+  chosen[rng.choice(last, round(cfg.valid * len(last)), replace=False)] = True
+  return splits.Split(train.take(~chosen), train.take(chosen), raw.split.test)
 
 
 def _ratio_split(raw: sources.Raw, cfg: settings.Data, unless: float = 0.0) -> splits.Split:
@@ -59,9 +78,7 @@ def _ratio_split(raw: sources.Raw, cfg: settings.Data, unless: float = 0.0) -> s
   )
   if raw.split is None or len(split.valid):
     if cfg.valid:
-      raise ValueError(
-        "data.valid is a share of a given training part: here a part validates already"
-      )
+      raise ValueError(_VALIDATED)
     return split
   share = cfg.valid or unless
   if not share:
@@ -86,18 +103,32 @@ def _ranked(system: System, cfg: settings.Evaluation) -> evaluate.Measure:
 
 
 def _with_candidates(raw: sources.Raw, before: Interactions, events: Interactions) -> Examples:
-  """The test events with the candidates that the source gives for each user."""
+  """The test events with the candidates that the source gives for each user.
+
+  Other events, those that validate, get as many: their target among items their user has not met,
+  drawn alike each time. Nothing of the test is asked for that.
+  """
   if raw.candidates is None:
     raise ValueError("the source brings no candidates: this task ranks a target among given ones")
   found = examples.next_events(before, events)
-  row = np.full(raw.interactions.num_users, -1)
-  row[raw.candidates.user] = np.arange(len(raw.candidates))
-  rows = row[found.dense["user"]]
+  user, target = found.dense["user"], found.dense["target"]
   width = int(raw.candidates.candidates.lengths.max())
-  shown = raw.candidates.candidates.right_padded(rows, width)  # [E, C]
-  if (rows < 0).any() or (shown != found.dense["target"][:, None]).all(1).any():
-    raise ValueError("a test event's target is not among its user's candidates")
+  if raw.split is not None and not _same(events, raw.split.test):
+    met = negatives.Positives.of(interactions.concat([before, events]))
+    others = negatives.distinct(np.random.default_rng(0), met, user, width - 1)
+    shown = np.concatenate([target[:, None], others], axis=1)
+  else:
+    row = np.full(raw.interactions.num_users, -1)
+    row[raw.candidates.user] = np.arange(len(raw.candidates))
+    rows = row[user]
+    shown = raw.candidates.candidates.right_padded(rows, width)  # [E, C]
+    if (rows < 0).any() or (shown != target[:, None]).all(1).any():
+      raise ValueError("a test event's target is not among its user's candidates")
   return dataclasses.replace(found, dense={**found.dense, "candidates": shown})
+
+
+def _same(x: Interactions, y: Interactions) -> bool:
+  return np.array_equal(x.user, y.user) and np.array_equal(x.item, y.item)
 
 
 TASKS: dict[str, Task] = {
@@ -106,7 +137,7 @@ TASKS: dict[str, Task] = {
   ),
   "top_n": Task(_ratio_split, lambda raw, before, events: examples.sets(before, events), _ranked),
   "sampled": Task(
-    _next_item_split,
+    _sampled_split,
     _with_candidates,
     lambda system, cfg: evaluate.sampled_ranking(system, cfg.ks),
   ),

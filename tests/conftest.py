@@ -2,14 +2,22 @@
 
 import os
 import pathlib
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight virtual devices, so that sharding is tested on any machine. Programs are compiled in haste,
-# for compiling is most of the time; XLA_FLAGS=--xla_backend_optimization_level=3 takes the longer.
+# Eight virtual devices, so that sharding is tested on any machine. Compiling is most of the time:
+# programs are compiled in haste (XLA_FLAGS=--xla_backend_optimization_level=3 takes the longer),
+# and each once for all processes of a test run.
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
   + " --xla_force_host_platform_device_count=8"
 )
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # pytest's workers have it from their parent
+  _compiled = tempfile.TemporaryDirectory(prefix="recjax-compiled-")  # until the process ends
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax

@@ -155,6 +155,29 @@ def test_the_given_candidates_go_to_their_users():
     tasks.TASKS["sampled"].asked(raw(), split.train, split.test)
 
 
+def test_what_validates_among_candidates_is_some_users_last_event_among_items_not_met():
+  x = interactions.from_columns(np.repeat(np.arange(8), 5), np.arange(40) * 7 % 29)
+  kept = np.arange(40) % 5
+  given = splits.Split(x.take(kept < 4), x.take(kept > 4), x.take(kept == 4))
+  tests = shown(*([item, 1, 2] for item in given.test.item))
+  source = sources.Raw(x, split=given, candidates=tests)
+  task = tasks.TASKS["sampled"]
+  split = task.split(source, settings.Data(valid=0.5))
+  assert [len(part) for part in split] == [28, 4, 8]
+  last = {user: given.train.item[given.train.user == user][-1] for user in split.valid.user}
+  assert len(last) == 4 and list(last.values()) == split.valid.item.tolist()
+  found = task.asked(source, split.train, split.valid)
+  assert found.dense["candidates"].shape == (4, 3)
+  for user, row in zip(found.dense["user"], found.dense["candidates"], strict=True):
+    met = set(given.train.item[given.train.user == user].tolist())
+    assert row[0] == last[user] and len(set(row.tolist())) == 3
+    assert not met.intersection(row[1:].tolist())
+  asked = task.asked(source, split.train, split.test)
+  np.testing.assert_array_equal(asked.dense["candidates"][:, 0], given.test.item)
+  with pytest.raises(ValueError, match="data.valid is"):
+    task.split(raw(candidates=tests), settings.Data(valid=0.5))
+
+
 def test_a_path_is_looked_for_below_the_data_folder(tmp_path, monkeypatch):
   (tmp_path / "shop").mkdir()
   monkeypatch.setenv("RECJAX_DATA", str(tmp_path))
