@@ -92,7 +92,7 @@ def _fit_with_sums(
   if "pretrain" not in job.config:
     raise ValueError("prompts.sums needs a section `pretrain`: how sums are learned")
   words, (system, assets) = job.questions, job.built[:2]
-  if words.cfg.sums == "vector" and cfg.best is None:
+  if words.cfg.sums == "vector" and not cfg.best:
     raise ValueError("prompts.sums='vector' needs train.best, the metric that chooses its scale")
   found = _batches(job, words.sums(), job.config.pretrain_batch_size, seed)
   sums = stages.Stage("pretrain", system, assets, found, _seeded(job.config.pretrain, seed))

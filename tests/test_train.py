@@ -155,6 +155,9 @@ def test_the_best_and_the_last_are_kept(tmp_path):
   assert measured["valid/ndcg@10"] == best["valid/ndcg@10"]
   with pytest.raises(ValueError, match="no metric 'valid/auc' to choose by"):
     run(None, suites=suites, best="valid/auc")
+  last = run(None, suites=suites, best="")  # as a flag may say: none chooses
+  for found, wanted in zip(*map(jax.tree.leaves, (last.params, run(None).params)), strict=True):
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_of_an_error_the_least_is_best(tmp_path):

@@ -52,7 +52,7 @@ class Config:
   eval_every: int = 0  # 0: at the end only
   save_every: int = 1000  # and after each evaluation and at the end
   keep_last: int = 2  # checkpoints, beside the best
-  best: str | None = None  # the metric that chooses a checkpoint; more is better, of "-NAME" less
+  best: str | None = None  # metric that chooses a checkpoint, "-NAME" where less is better; "": none
   patience: int = 0  # evaluations without a better one before stopping; 0: never
   profile: tuple[int, int] | None = None  # trace these steps into workdir/profile
 
@@ -115,9 +115,9 @@ def fit(
         "system": _shapes(state.params),
       },
       keep_last=cfg.keep_last,
-      best=cfg.best,
+      best=cfg.best or None,
     )
-  meter = Meter(saved, best=cfg.best, max_loss=cfg.max_loss)
+  meter = Meter(saved, best=cfg.best or None, max_loss=cfg.max_loss)
   found = saved.restore_latest(state) if saved else None
   if found is not None:
     state, meta = found
@@ -366,7 +366,7 @@ class _Profile:
 
 def _check_best(cfg: Config, suites: Sequence[evaluate.Suite]) -> None:
   """Before any work, what can be told of `best` without a measurement."""
-  if cfg.best is None:
+  if not cfg.best:
     return
   name = cfg.best.removeprefix("-")
   if not suites:
