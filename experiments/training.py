@@ -70,8 +70,11 @@ def _fit(job: Job, seed: int, folder: pathlib.Path) -> loop.Result:
   if "pretrain" not in job.config or pretrain is None:
     return loop.fit(system, assets, batches, cfg, workdir=folder, **more)
   first = _batches(job, found, job.config.pretrain_batch_size, seed)
+  own = ()  # a stage before that answers as the system does is measured alike
+  if pretrain.score is not None or pretrain.recommend is not None:
+    own = job.questions.suites("valid", pretrain, pretrain, job.known, job.split.valid)
   both = [
-    stages.Stage("pretrain", pretrain, assets, first, _seeded(job.config.pretrain, seed)),
+    stages.Stage("pretrain", pretrain, assets, first, _seeded(job.config.pretrain, seed), own),
     stages.Stage("tune", system, assets, batches, cfg, valid, ("pretrain", shared)),
   ]
   done = stages.run(both, workdir=folder, fingerprint=fingerprint)
@@ -156,8 +159,8 @@ def _configured(job: Job) -> dict[str, Any]:
     if name in job.config:
       section = dataclasses.asdict(settings.build(cls, job.config[name]))
       told[name] = {**section, place: "/".join(pathlib.Path(section[place]).parts[-2:])}
-  if job.config.get("train", {}).get("best"):  # its metric's own k is in its name
-    by = ("deny_seen", "by_score")
+  if any(job.config.get(stage, {}).get("best") for stage in ("train", "pretrain")):
+    by = ("deny_seen", "by_score")  # the metric's own k is in its name
     told["evaluation"] = {name: getattr(job.evaluation, name) for name in by}
   return told
 

@@ -84,6 +84,10 @@ def test_pretraining_is_that_of_both_halves_and_hands_on_their_fusion():
   start = neumf.make(CFG).init(jax.random.key(1), (), {})
   moved = stages.transfer(start, params, neumf.SHARED)
   chex.assert_trees_all_equal(moved, neumf.fuse(params["gmf"], params["mlp"]))
+  after, asked = neumf.make(CFG), {"user": jnp.array([1, 5])}
+  np.testing.assert_array_equal(system.score(params, (), asked), after.score(moved, (), asked))
+  lists = [f.recommend(x, (), asked, k=3) for f, x in ((system, params), (after, moved))]
+  chex.assert_trees_all_equal(*lists)
 
 
 def test_halves_in_the_wrong_order_are_refused():

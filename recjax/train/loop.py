@@ -52,7 +52,7 @@ class Config:
   eval_every: int = 0  # 0: at the end only
   save_every: int = 1000  # and after each evaluation and at the end
   keep_last: int = 2  # checkpoints, beside the best
-  best: str | None = None  # metric that chooses a checkpoint, "-NAME" where less is better; "": none
+  best: str | None = None  # what chooses a checkpoint, "-NAME" where less is better; "": none
   patience: int = 0  # evaluations without a better one before stopping; 0: never
   profile: tuple[int, int] | None = None  # trace these steps into workdir/profile
 

@@ -115,7 +115,11 @@ def make_mlp(cfg: Config) -> System:
 
 
 def make_pretrain(cfg: Config) -> System:
-  """GMF and the MLP at once, on the same negatives; only clipping would join them."""
+  """GMF and the MLP at once, on the same negatives; only clipping would join them.
+
+  Asked for items or scores it answers as the NeuMF that starts from it.
+  """
+  whole = make(cfg)
   halves = {"gmf": make_gmf(cfg), "mlp": make_mlp(cfg)}
 
   def init(key, assets, batch):
@@ -126,7 +130,13 @@ def make_pretrain(cfg: Config) -> System:
     metrics = {name: (own.sum, own.weight) for name, own in found.items()}
     return Loss(found["gmf"].sum + found["mlp"].sum, found["gmf"].weight, metrics)
 
-  return System(init, loss)
+  def score(params, assets, batch):
+    return whole.score(_fused(params), assets, batch)
+
+  def recommend(params, assets, batch, *, k, key=None):
+    return whole.recommend(_fused(params), assets, batch, k=k)
+
+  return System(init, loss, recommend=recommend, score=score)
 
 
 def _fused(halves: Params) -> Params:
