@@ -87,11 +87,11 @@ class Preparation:
     if cfg.encoder != "lsa":
       return encoders.load(cfg.encoder)
     texts = vectors.render(self.raw.catalog, cfg.template)[PAD + 1 :]
-    path = self.workdir / "vectors" / f"lsa_{digest(cfg.dim, texts)[:32]}.safetensors"
+    path = self.workdir / "vectors" / f"lsa_{digest(cfg.dim, cfg.shortest, texts)[:32]}.safetensors"
     if path.exists():
       _logger.info("lsa: unchanged, read from %s", path)
       return lsa.load(path)
-    fitted = lsa.fit(texts, dim=cfg.dim or None)
+    fitted = lsa.fit(texts, dim=cfg.dim or None, shortest=cfg.shortest)
     path.parent.mkdir(exist_ok=True)
     fitted.save(path)
     return fitted

@@ -32,12 +32,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Keeps vectors and training.", r
 _ENCODER = flags.DEFINE_string("encoder", "lsa", "lsa, or the folder of a sentence encoder.")
 _TEMPLATE = flags.DEFINE_string("template", "{title}", "Fields of the catalogue.")
 _DIM = flags.DEFINE_integer("dim", 384, "Of lsa.", lower_bound=1)
+_SHORTEST = flags.DEFINE_integer("shortest", 2, "Letters of lsa's shortest word.", lower_bound=1)
 _METHODS = flags.DEFINE_list("methods", ["rqvae", "rqkmeans"], "Of recjax.semid.learn.")
 _EPOCHS = flags.DEFINE_integer("epochs", 60, "Of the RQ-VAE.", lower_bound=1)
 _DEFAULT = learn.Config()
 _CHOSEN = {  # of the RQ-VAE, see learn.Config
   name: flags.DEFINE_float(name, getattr(_DEFAULT, name), "Of the RQ-VAE, see learn.Config.", 0.0)
-  for name in ("rate", "beta", "ema", "sinkhorn")
+  for name in ("rate", "beta", "ema", "sinkhorn", "restart")
 }
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run each.")
 _RECORD = flags.DEFINE_string("record", None, "A file for the results.")
@@ -90,7 +91,8 @@ def table(rows: dict[str, list[dict]]) -> str:
 
 def _vectors(catalog: Catalog, workdir: pathlib.Path) -> np.ndarray:
   if _ENCODER.value == "lsa":
-    encoder = lsa.fit(vectors.render(catalog, _TEMPLATE.value)[PAD + 1 :], dim=_DIM.value)
+    texts = vectors.render(catalog, _TEMPLATE.value)[PAD + 1 :]
+    encoder = lsa.fit(texts, dim=_DIM.value, shortest=_SHORTEST.value)
   else:
     encoder = encoders.load(_ENCODER.value)
   return vectors.item_vectors(catalog, _TEMPLATE.value, encoder, cache=workdir / "vectors")

@@ -62,6 +62,7 @@ class Text:
   template: str = "{title} {brand} {categories}"  # fields of the catalogue
   encoder: str = "lsa"  # lsa, or the folder of a sentence encoder
   dim: int = 64  # of lsa; 0: 128, fewer where there are few texts or terms
+  shortest: int = 2  # letters of the shortest word that lsa reads
 
 
 @dataclasses.dataclass(frozen=True)

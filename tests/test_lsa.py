@@ -31,17 +31,20 @@ def titles():
 
 def tfidf(texts, fitted):
   """What the fitted terms and weights make of texts, dense."""
-  counts = lsa._counts(texts, fitted._index)
+  counts = lsa._counts(texts, fitted._index, fitted.shortest)
   return lsa._tfidf(counts, fitted.idf, fitted.sublinear).toarray()
 
 
 @pytest.mark.parametrize("sublinear", [False, True])
 @pytest.mark.parametrize("min_df", [1, 2])
-def test_tfidf_is_that_of_sklearn(sublinear, min_df):
+@pytest.mark.parametrize("shortest", [1, 2])
+def test_tfidf_is_that_of_sklearn(sublinear, min_df, shortest):
   text = pytest.importorskip("sklearn.feature_extraction.text", reason="the reference")
-  reference = text.TfidfVectorizer(sublinear_tf=sublinear, min_df=min_df)
+  reference = text.TfidfVectorizer(
+    sublinear_tf=sublinear, min_df=min_df, token_pattern=rf"\b\w{{{shortest},}}\b"
+  )
   expected = reference.fit_transform(TEXTS).toarray()
-  fitted = lsa.fit(TEXTS, dim=2, min_df=min_df, sublinear=sublinear)
+  fitted = lsa.fit(TEXTS, dim=2, min_df=min_df, sublinear=sublinear, shortest=shortest)
   assert list(fitted.terms) == reference.get_feature_names_out().tolist()
   np.testing.assert_allclose(fitted.idf, reference.idf_, rtol=1e-6)
   np.testing.assert_allclose(tfidf(TEXTS, fitted), expected, atol=1e-6)
@@ -126,6 +129,14 @@ def test_a_saved_value_is_the_same_value(titles, tmp_path):
   assert loaded.terms == fitted.terms and "crème" in loaded.terms
   assert loaded.fingerprint == fitted.fingerprint
   np.testing.assert_array_equal(loaded(titles), fitted(titles))
+  short = lsa.fit(TEXTS, dim=3, min_df=1, shortest=1)
+  short.save(tmp_path / "short.safetensors")
+  loaded = lsa.load(tmp_path / "short.safetensors")
+  assert "a" in loaded.terms and loaded.fingerprint == short.fingerprint
+  np.testing.assert_array_equal(loaded(["a", "blue a"]), short(["a", "blue a"]))
+  assert loaded(["a"]).any() and not lsa.fit(TEXTS, dim=3, min_df=1)(["a"]).any()
+  with pytest.raises(ValueError, match="1 or more"):
+    lsa.fit(TEXTS, dim=3, shortest=0)
 
 
 def test_the_fingerprint_changes_with_what_was_fitted(titles):

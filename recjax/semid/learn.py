@@ -35,6 +35,7 @@ class Config:
   code_rate: float = 5.0  # of codebooks that follow the gradient, times the rate
   ema: float = 0.0  # decay of codebooks that are running means; 0: they follow the gradient
   sinkhorn: float = 0.0  # softness of the last level's balanced choice in training; 0: nearest
+  restart: float = 0.05  # a code used less than this share of an even use starts anew; 0: none
 
 
 def quantizer(
@@ -70,7 +71,7 @@ def sizes_of(items: int) -> tuple[int, ...]:
 
 def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
   key = jax.random.key(cfg.seed)
-  chosen = {name: getattr(cfg, name) for name in ("beta", "ema", "sinkhorn")}
+  chosen = {name: getattr(cfg, name) for name in ("beta", "ema", "sinkhorn", "restart")}
   model = rqvae.Config(dim=vectors.shape[1], codes=cfg.sizes, **chosen)
   source = examples.Examples({"vector": vectors})
   batches = loader.Batches(source, cfg.batch_size, max_len=1, seed=cfg.seed, epochs=None)

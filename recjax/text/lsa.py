@@ -1,8 +1,8 @@
 """LSA (Deerwester et al., JASIS 1990): TF-IDF and a truncated SVD, vectors without any weights.
 
-A text is its terms, counted, damped (1 + log tf), weighted by how rare they are, at length one;
-the vector is its place among the strongest directions of the texts it was fitted on, at length
-one again. Fitting twice gives the same bits, signs too. N texts, V terms, D width.
+A text is its terms, the words of its lowered letters, counted, damped (1 + log tf), weighted by how
+rare they are, at length one; the vector is its place among the strongest directions of the texts it
+was fitted on, at length one again. Fitting twice gives the same bits, signs too. N texts, V terms, D width.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ import scipy.sparse.linalg
 
 from recjax.data.errors import DataError
 
-_TERM = re.compile(r"\w\w+")  # words of two letters or more, of the lowered text
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lsa:
@@ -36,6 +34,7 @@ class Lsa:
   idf: np.ndarray  # [V] float32
   directions: np.ndarray  # [V, D] float32, strongest first
   sublinear: bool  # 1 + log(tf) instead of tf
+  shortest: int = 2  # letters of the shortest word that is a term
 
   @property
   def dim(self) -> int:
@@ -57,7 +56,7 @@ class Lsa:
     self, texts: Sequence[str], *, tick: Callable[[int], object] = lambda done: None
   ) -> np.ndarray:
     """[N, D] float32 of length one; zero for a text without a known term."""
-    rows = _tfidf(_counts(texts, self._index), self.idf, self.sublinear)
+    rows = _tfidf(_counts(texts, self._index, self.shortest), self.idf, self.sublinear)
     vectors = rows @ self.directions
     tick(len(texts))
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -77,14 +76,18 @@ def fit(
   dim: int | None = 256,
   min_df: int = 2,
   sublinear: bool = True,
+  shortest: int = 2,
   seed: int = 0,
 ) -> Lsa:
   """Learn terms, their weights and `dim` directions; terms in fewer than `min_df` texts are left.
 
   Without a `dim` there are 128 directions, or half as many as texts or terms where these are few.
+  In titles words of one letter tell sizes and kinds apart ("2 oz", "vitamin C"): `shortest=1`.
   `seed` is of the vector that the Lanczos iteration starts from.
   """
-  df = collections.Counter(t for text in texts for t in set(_TERM.findall(text.lower())))
+  if shortest < 1:
+    raise ValueError(f"the shortest word has {shortest} letters; it takes 1 or more")
+  df = collections.Counter(t for text in texts for t in set(_words(text, shortest)))
   terms = tuple(sorted(term for term, count in df.items() if count >= min_df))
   if dim is None:
     dim = min(128, max(min(len(terms), len(texts)) // 2, 1))
@@ -96,14 +99,14 @@ def fit(
     )
   # As if one more text held every term.
   idf = np.log((1 + len(texts)) / (1 + np.array([df[term] for term in terms]))) + 1
-  rows = _tfidf(_counts(texts, {t: i for i, t in enumerate(terms)}), idf, sublinear)
+  rows = _tfidf(_counts(texts, {t: i for i, t in enumerate(terms)}, shortest), idf, sublinear)
   start = np.random.default_rng(seed).standard_normal(min(rows.shape))
   _, strength, directions = scipy.sparse.linalg.svds(rows, k=dim, v0=start)
   directions = directions[np.argsort(-strength, kind="stable")].T  # [V, D]
   # The sign of a direction is free: its largest entry is made positive.
   largest = directions[np.abs(directions).argmax(0), np.arange(dim)]
   directions = directions * np.where(largest < 0, -1, 1)
-  return Lsa(terms, idf.astype(np.float32), directions.astype(np.float32), sublinear)
+  return Lsa(terms, idf.astype(np.float32), directions.astype(np.float32), sublinear, shortest)
 
 
 def load(path: str | os.PathLike) -> Lsa:
@@ -116,18 +119,26 @@ def load(path: str | os.PathLike) -> Lsa:
     raise DataError("no such file", path=path, remedy="Fit and save an LSA first.") from None
   except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
     raise DataError(f"not a saved LSA: {error}", path=path, remedy="Fit it again.") from None
-  return Lsa(tuple(told["terms"]), idf, directions, told["sublinear"])
+  shortest = told.get("shortest", 2)  # an LSA of an earlier version does not tell
+  return Lsa(tuple(told["terms"]), idf, directions, told["sublinear"], shortest)
 
 
 def _dump(lsa: Lsa) -> bytes:
-  told = json.dumps({"terms": lsa.terms, "sublinear": lsa.sublinear})
+  plain = {"terms": lsa.terms, "sublinear": lsa.sublinear}
+  if lsa.shortest != 2:
+    plain["shortest"] = lsa.shortest
+  told = json.dumps(plain)
   tensors = {"idf": lsa.idf, "directions": np.ascontiguousarray(lsa.directions)}
   return safetensors.numpy.save(tensors, metadata={"lsa": told})
 
 
-def _counts(texts: Sequence[str], index: dict[str, int]) -> scipy.sparse.csr_array:
+def _words(text: str, shortest: int) -> list[str]:
+  return re.findall(rf"\w{{{shortest},}}", text.lower())
+
+
+def _counts(texts: Sequence[str], index: dict[str, int], shortest: int) -> scipy.sparse.csr_array:
   """[N, V]: how often each known term occurs in each text."""
-  rows = [[index[t] for t in _TERM.findall(text.lower()) if t in index] for text in texts]
+  rows = [[index[t] for t in _words(text, shortest) if t in index] for text in texts]
   start = np.cumsum([0, *map(len, rows)])
   columns = np.fromiter((c for row in rows for c in row), np.int32, start[-1])
   counts = scipy.sparse.csr_array(
