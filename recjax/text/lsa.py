@@ -2,7 +2,8 @@
 
 A text is its terms, the words of its lowered letters, counted, damped (1 + log tf), weighted by how
 rare they are, at length one; the vector is its place among the strongest directions of the texts it
-was fitted on, at length one again. Fitting twice gives the same bits, signs too. N texts, V terms, D width.
+was fitted on, at length one again. Fitting twice gives the same bits, signs too. N texts, V terms,
+D width.
 """
 
 from __future__ import annotations
