@@ -303,6 +303,22 @@ def test_vectors_that_are_no_matrix_are_named_before_any_learning(method):
     learn.quantizer(learn.Config(method=method, sizes=(4, 4)), np.ones(8, np.float32))
 
 
+def test_of_several_tries_the_one_with_the_fewest_collisions_is_kept(tmp_path):
+  x = np.random.default_rng(0).normal(size=(90, 8)).astype(np.float32)
+  cfg = learn.Config(sizes=(4, 4), epochs=2, batch_size=32, tries=3)
+  made = learn.quantizer(cfg, x, workdir=tmp_path).encode(x)
+  each = [
+    learn.quantizer(dataclasses.replace(cfg, seed=seed, tries=1), x).encode(x)
+    for seed in (0, 1_000_003, 2_000_006)
+  ]
+  found = [report.collisions(codes) for codes in each]
+  assert len(set(found)) > 1
+  np.testing.assert_array_equal(made, each[int(np.argmin(found))])
+  assert {"try_1", "try_2", "checkpoints"} <= {path.name for path in tmp_path.iterdir()}
+  with pytest.raises(ValueError, match="1 or more"):
+    learn.quantizer(dataclasses.replace(cfg, tries=0), x)
+
+
 def test_learning_that_a_signal_stopped_ends_with_a_status_that_tells(monkeypatch, tmp_path):
   stopped = learn.loop.Result(None, None, {}, stopped_by=15)
   monkeypatch.setattr(learn.loop, "fit", lambda *args, **kwargs: stopped)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -15,9 +16,11 @@ import numpy as np
 
 from recjax.data import examples, loader
 from recjax.data.errors import DataError
-from recjax.semid import artefact, rqkmeans, rqvae
+from recjax.semid import artefact, report, rqkmeans, rqvae
 from recjax.semid.quantizer import Quantizer
 from recjax.train import loop, optim, signals
+
+_APART = 1_000_003  # between the seeds of two tries, for seeds are often neighbours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Config:
   ema: float = 0.0  # decay of codebooks that are running means; 0: they follow the gradient
   sinkhorn: float = 0.0  # softness of the last level's balanced choice in training; 0: nearest
   restart: float = 0.05  # a code used less than this share of an even use starts anew; 0: none
+  tries: int = 1  # so many are trained, each of a seed of its own: the fewest collisions win
 
 
 def quantizer(
@@ -49,7 +53,7 @@ def quantizer(
     cfg = dataclasses.replace(cfg, sizes=sizes_of(len(vectors)))
   key = jax.random.key(cfg.seed)
   methods: dict[str, Callable[[], Quantizer]] = {
-    "rqvae": lambda: _rqvae(cfg, vectors, workdir),
+    "rqvae": lambda: _best_rqvae(cfg, vectors, workdir),
     "rqkmeans": lambda: rqkmeans.residual(vectors, cfg.sizes, key, balance=cfg.balance),
     "opq": lambda: rqkmeans.product(vectors, cfg.sizes, key),
   }
@@ -67,6 +71,18 @@ def sizes_of(items: int) -> tuple[int, ...]:
     return (2, 2)
   size = 2 ** math.ceil(math.log2(1.2 * max(items - 4, 4) ** 0.5))
   return (min(size, 256),) * (2 if items <= 4096 else 3)
+
+
+def _best_rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
+  """Of the tries the one whose codes tell most items apart, the earlier of equals."""
+  if cfg.tries < 1:
+    raise ValueError(f"tries is {cfg.tries}; it takes 1 or more")
+  made = []
+  for n in range(cfg.tries):
+    own = dataclasses.replace(cfg, seed=cfg.seed + _APART * n)
+    folder = None if workdir is None else pathlib.Path(workdir) / (f"try_{n}" if n else "")
+    made.append(_rqvae(own, vectors, folder))
+  return min(made, key=lambda q: report.collisions(q.encode(vectors))) if made[1:] else made[0]
 
 
 def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
