@@ -24,6 +24,9 @@ import jax
 import pytest
 import reading
 import shelf
+from tracing import counted
+
+from recjax import recommender
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("recjax", deadline=None, max_examples=25, derandomize=True)
@@ -55,3 +58,18 @@ def real_data() -> pathlib.Path:
 def shop():
   """A recommender with items to ask, to save, to grow and to serve; no test changes it."""
   return shelf.make("tiger")
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+  """A list that grows with every compilation of what a recommender answers by."""
+  made, traced = recommender._made, []
+
+  def watched(system, config):
+    own = made(system, config)
+    return own._replace(recommend=counted(own.recommend, traced))
+
+  monkeypatch.setattr(recommender, "_made", watched)
+  recommender._answer.cache_clear()
+  yield traced
+  recommender._answer.cache_clear()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tracing import counted
 
 from recjax.nn import graph
 
@@ -77,13 +78,8 @@ def test_users_hear_from_items_only():
 
 
 def test_a_graph_that_changes_within_its_capacity_compiles_nothing():
-  traced = []  # counted by hand: jit's own cache is one for the process, and others empty it
-
-  @jax.jit
-  def run(made, x):
-    traced.append(made)
-    return graph.propagate(made, x)
-
+  traced = []
+  run = jax.jit(counted(graph.propagate, traced))
   x = jnp.ones((4, 2))
   for a, b in (([0], [1]), ([0, 1, 2], [1, 2, 3])):
     run(graph.symmetric(np.array(a), np.array(b), 4, capacity=8), x)

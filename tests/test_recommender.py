@@ -103,15 +103,13 @@ def test_fewer_are_asked_for_than_are_left():
     assert answers.ids == [ids[:k] for ids in every.ids]
 
 
-def test_few_shapes_are_compiled():
-  held = make("sasrec")
-  compiled = recommender._answer(held.system, held.config)
-  compiled.clear_cache()
+def test_few_shapes_are_compiled(compilations):
+  held, compiled = make("sasrec"), compilations
   for count in (3, 4, 3):
     held.recommend([NAMES[:2]] * count, k=5, deny=[NAMES[:n] for n in range(1, count + 1)])
-  assert compiled._cache_size() == 1  # 4 rows, denied lists of 3 or 4 both in 4 places
+  assert len(compiled) == 1  # 4 rows, denied lists of 3 or 4 both in 4 places
   held.recommend([NAMES[:2]] * 5, k=5)
-  assert compiled._cache_size() == 2
+  assert len(compiled) == 2
 
 
 @pytest.mark.parametrize(

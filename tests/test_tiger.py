@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tracing import counted
 
 from recjax.data import examples, interactions, loader
 from recjax.systems.generative import tiger, tiger_lm
@@ -195,9 +196,10 @@ def test_a_catalogue_that_grows_within_its_capacity_compiles_nothing():
   question = {k: batch[k] for k in ("user", "history")}
   small = tiger.assets(CFG, codes(15), capacity=40)
   params = system.init(jax.random.key(0), small, batch)
-  recommend = jax.jit(system.recommend, static_argnames="k")
+  traced = []
+  recommend = jax.jit(counted(system.recommend, traced), static_argnames="k")
   recommend(params, small, question, k=5)
   ranked = recommend(params, tiger.assets(CFG, codes(20), capacity=40), question, k=19)
   assert sorted(ranked.ids[0].tolist()) == list(range(1, 20))
   recommend(params, tiger.assets(CFG, codes(18), capacity=40), question, k=19)
-  assert recommend._cache_size() == 2  # k = 5 and k = 19
+  assert traced == [{"k": 5}, {"k": 19}]
