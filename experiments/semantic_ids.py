@@ -40,7 +40,10 @@ _CHOSEN = {  # of the RQ-VAE, see learn.Config
   name: flags.DEFINE_float(name, getattr(_DEFAULT, name), "Of the RQ-VAE, see learn.Config.", 0.0)
   for name in ("rate", "beta", "ema", "sinkhorn", "restart")
 }
-_TRIES = flags.DEFINE_integer("tries", 1, "RQ-VAEs a seed, see learn.Config.", lower_bound=1)
+_WHOLE = {
+  "tries": flags.DEFINE_integer("tries", 1, "RQ-VAEs a seed, see learn.Config.", lower_bound=1),
+  "warmup": flags.DEFINE_integer("warmup", 0, "Epochs up to the rate.", lower_bound=0),
+}
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run each.")
 _RECORD = flags.DEFINE_string("record", None, "A file for the results.")
 
@@ -100,7 +103,7 @@ def _vectors(catalog: Catalog, workdir: pathlib.Path) -> np.ndarray:
 
 
 def _seed(method: str, seed: int, x, category, workdir: pathlib.Path) -> dict:
-  chosen = {name: flag.value for name, flag in (_CHOSEN | {"tries": _TRIES}).items()}
+  chosen = {name: flag.value for name, flag in (_CHOSEN | _WHOLE).items()}
   told = "".join(f"_{name}{x:g}" for name, x in chosen.items() if x != getattr(_DEFAULT, name))
   of = artefact.content_hash(x)[:8]  # other vectors are another folder
   folder = workdir / f"{method}_{_EPOCHS.value}{told}_{of}_{seed}"

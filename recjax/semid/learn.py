@@ -34,6 +34,7 @@ class Config:
   epochs: int = 300  # this and what follows are the RQ-VAE's
   batch_size: int = 1024
   rate: float = 1e-3  # falls to 0
+  warmup: int = 0  # of the epochs, the first that the rate rises in; a high beta needs some
   beta: float = 0.25  # how hard latents are pulled to their codes; far more, and all take one code
   code_rate: float = 5.0  # of codebooks that follow the gradient, times the rate
   ema: float = 0.0  # decay of codebooks that are running means; 0: they follow the gradient
@@ -77,6 +78,8 @@ def _best_rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
   """Of the tries the one whose codes tell most items apart, the earlier of equals."""
   if cfg.tries < 1:
     raise ValueError(f"tries is {cfg.tries}; it takes 1 or more")
+  if not 0 <= cfg.warmup <= cfg.epochs:
+    raise ValueError(f"warmup is {cfg.warmup} epochs; it takes 0 to epochs, {cfg.epochs}")
   made = []
   for n in range(cfg.tries):
     own = dataclasses.replace(cfg, seed=cfg.seed + _APART * n)
@@ -96,6 +99,7 @@ def _rqvae(cfg: Config, vectors: np.ndarray, workdir) -> Quantizer:
     optimizer=optim.Config(
       rate=cfg.rate,
       schedule="linear",
+      warmup=batches.per_epoch * cfg.warmup,
       group_rates={} if cfg.ema else {"codebooks": cfg.code_rate},
     ),
     seed=cfg.seed,
