@@ -319,6 +319,18 @@ def test_of_several_tries_the_one_with_the_fewest_collisions_is_kept(tmp_path):
     learn.quantizer(dataclasses.replace(cfg, tries=0), x)
 
 
+def test_the_rate_rises_from_nothing_in_the_first_epochs():
+  x = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
+  made = {}
+  for warmup, rate in ((0, 1e-3), (1, 1e-3), (1, 5.0)):  # one step in all
+    cfg = learn.Config(sizes=(4, 4), epochs=1, batch_size=32, warmup=warmup, rate=rate)
+    made[warmup, rate] = learn.quantizer(cfg, x).encoder[0]["kernel"]
+  np.testing.assert_array_equal(made[1, 1e-3], made[1, 5.0])
+  assert (made[0, 1e-3] != made[1, 1e-3]).any()
+  with pytest.raises(ValueError, match="warmup is 2 epochs; it takes 0 to epochs, 1"):
+    learn.quantizer(dataclasses.replace(cfg, warmup=2), x)
+
+
 def test_learning_that_a_signal_stopped_ends_with_a_status_that_tells(monkeypatch, tmp_path):
   stopped = learn.loop.Result(None, None, {}, stopped_by=15)
   monkeypatch.setattr(learn.loop, "fit", lambda *args, **kwargs: stopped)
