@@ -86,6 +86,18 @@ def test_a_graph_that_changes_within_its_capacity_compiles_nothing():
   assert len(traced) == 1
 
 
+def test_the_mean_of_neighbours_is_that_of_a_dense_matrix_and_filling_is_no_neighbour():
+  a, b = np.array([0, 0, 1, 3, 3]), np.array([1, 3, 3, 4, 4])  # node 2 has none; 3 - 4 counts once
+  dense = np.zeros((5, 5))
+  dense[a, b] = dense[b, a] = 1
+  x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+  wanted = dense @ x / np.maximum(dense.sum(1, keepdims=True), 1)
+  for capacity in (None, 30):
+    made = graph.symmetric(a, b, 5, capacity=capacity)
+    np.testing.assert_array_equal(graph.degrees(made), dense.sum(1))
+    np.testing.assert_allclose(graph.neighbours_mean(made, x), wanted, atol=1e-6)
+
+
 def test_bfloat16_comes_back_as_bfloat16():
   made = graph.symmetric(np.array([0]), np.array([1]), 2)
   got = graph.propagate(made, jnp.array([[1.0], [3.0]], jnp.bfloat16))

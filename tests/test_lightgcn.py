@@ -111,36 +111,49 @@ def test_the_loss_is_bpr_of_propagated_and_the_penalty_of_plain_embeddings():
   assert out.weight == 3
 
 
-def test_with_negatives_the_loss_is_a_softmax_of_cosines_over_what_is_drawn_for_all():
-  system, assets, params = made(penalty=0.5, negatives=50, temperature=0.2)
-  few = {name: x for name, x in batch().items() if name != "candidates"}
-  users, items = (
-    x / np.linalg.norm(x, axis=1, keepdims=True) for x in map(np.asarray, tables(params, 3))
-  )
-  key = jax.random.key(3)
-  drawn = np.asarray(jax.random.randint(key, (50,), 1, ITEMS))
-  assert set(drawn) == set(range(1, ITEMS))
-  wanted = 0.0
-  for u, i in ((1, 2), (3, 5), (6, 1)):  # the row of weight 0 does not count
-    seen = np.append(drawn[drawn != i], i)  # the target counts once, however often it is drawn
-    logits = users[u] @ items[seen].T / 0.2
-    wanted += np.log(np.exp(logits).sum()) - logits[-1]
+def test_with_a_temperature_a_row_is_the_softmax_loss_of_all_that_its_user_met():
+  system, assets, params = made(penalty=0.5, temperature=0.2, length=0.3)
+  given = {name: x for name, x in batch().items() if name != "candidates"}
+  given["target"] = (
+    given["target"].at[1].set(4)
+  )  # which user 3 never met
+  users, items = tables(params, 3)
+  users = users / np.linalg.norm(users, axis=1, keepdims=True)
+  items = items * np.linalg.norm(items, axis=1, keepdims=True) ** (0.3 - 1)
+  x, wanted = log(), 0.0
+  for u, i in ((1, 2), (3, 4), (6, 1)):  # the row of weight 0 does not count
+    logits = users[u] @ items[1:].T / 0.2
+    log_p = logits - np.log(np.exp(logits).sum())
+    wanted -= log_p[np.unique(x.item[x.user == u]) - 1].mean()
     plain = (params["users"][u], params["items"][i])
     wanted += 0.5 * sum(float((p**2).sum()) for p in plain) / 2
-  out = system.loss(params, assets, few, key)
+  out = system.loss(params, assets, given, None)
   np.testing.assert_allclose(out.sum, wanted, rtol=1e-5)
   assert out.weight == 3
   np.testing.assert_allclose(
-    system.score(params, assets, few)[:, 1:], (users @ items.T)[few["user"], 1:], atol=1e-5
+    system.score(params, assets, given)[:, 1:], (users @ items.T)[given["user"], 1:], atol=1e-5
   )
   with pytest.raises(ValueError, match="candidates"):
-    system.loss(params, assets, batch(), key)
+    system.loss(params, assets, batch(), None)
 
 
-@pytest.mark.parametrize("wrong", [{"negatives": -1}, {"negatives": 5, "temperature": 0.0}])
-def test_a_softmax_over_nothing_is_refused(wrong):
-  with pytest.raises(ValueError, match="temperature above 0"):
-    made(**wrong)
+def test_a_softmax_learns_a_user_without_edges_by_the_target():
+  x = log()
+  cfg = lightgcn.Config(USERS, ITEMS, DIM, 3, 0.0, temperature=0.2)
+  system, assets = lightgcn.make(cfg), lightgcn.assets(cfg, x.take(x.user != 3), capacity=50)
+  params = system.init(jax.random.key(0), assets, {})
+  given = {"user": jnp.array([3]), "target": jnp.array([5]), "weight": jnp.ones(1)}
+  indexed = assets | {"users": system.index(params, assets)["users"]}
+  items = system.index(params, assets)["items"]
+  own = params["users"][3] / jnp.linalg.norm(params["users"][3])
+  wanted = -jax.nn.log_softmax(own @ items[1:].T / 0.2)[4]
+  np.testing.assert_allclose(system.loss(params, indexed, given, None).sum, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan")])
+def test_a_temperature_below_nothing_is_refused(wrong):
+  with pytest.raises(ValueError, match="temperature must be 0"):
+    made(temperature=wrong)
 
 
 def test_the_gradient_reaches_nodes_three_edges_away():
@@ -172,12 +185,12 @@ def test_negatives_drawn_inside_are_never_the_target():
   np.testing.assert_allclose(drawn.sum, given.sum, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("drawn", "atol"), [(0, 1e-7), (9, 1e-5)])  # the softmax's reach 100
-def test_a_batch_over_eight_devices_gives_the_loss_and_gradient_of_one(drawn, atol):
-  system, assets, params = made(negatives=drawn)
+@pytest.mark.parametrize(("temperature", "atol"), [(0.0, 1e-7), (0.1, 1e-5)])
+def test_a_batch_over_eight_devices_gives_the_loss_and_gradient_of_one(temperature, atol):
+  system, assets, params = made(temperature=temperature)
   rows = np.arange(16)
   columns = {"user": 1 + rows % 6, "target": 1 + rows % 5, "weight": np.float32(rows < 13)}
-  if not drawn:
+  if not temperature:
     columns["candidates"] = 1 + (rows[:, None] + 2) % 5
   key = jax.random.key(0)
 
@@ -196,10 +209,10 @@ def test_no_interactions_make_no_graph():
     lightgcn.assets(lightgcn.Config(USERS, ITEMS), x)
 
 
-@pytest.mark.parametrize("drawn", [0, 20])
-def test_it_finds_what_was_withheld_of_a_block(drawn):
+@pytest.mark.parametrize("temperature", [0.0, 0.2])
+def test_it_finds_what_was_withheld_of_a_block(temperature):
   train, _ = blocks.log()
-  cfg = lightgcn.Config(train.num_users, train.num_items, 16, negatives=drawn)
+  cfg = lightgcn.Config(train.num_users, train.num_items, 16, temperature=temperature)
   system, assets = lightgcn.make(cfg), lightgcn.assets(cfg, train)
   params = blocks.learned(system, assets, examples.events(train), steps=60)
   assert blocks.found(system, system.index(params, assets), params) > 0.9

@@ -81,6 +81,18 @@ def propagate(graph: Graph, x: Array) -> Array:
   return out.astype(x.dtype)
 
 
+def neighbours_mean(graph: Graph, x: Array) -> Array:
+  """The plain mean of each node's neighbours in x [N, D], zeros for a node without any."""
+  root = jnp.sqrt(jnp.maximum(degrees(graph), 1.0))[:, None]
+  return propagate(graph, x * root) / root
+
+
+def degrees(graph: Graph) -> Array:
+  """How many neighbours each node has, [N] float32; filling is none."""
+  filling = (graph["weight"] == 0).sum()
+  return jnp.diff(graph["start"]).at[-1].add(-filling).astype(jnp.float32)
+
+
 def layers_mean(graph: Graph, x: Array, layers: int) -> Array:
   """The mean of x and of its first `layers` propagations, [N, D] (LightGCN's readout)."""
   total = x

@@ -9,15 +9,17 @@ norms of the batch's plain embeddings. Unlike it: an epoch visits each event onc
 drawn uniformly, then one item of each), and a negative may be an item that the user met, unless
 the batch brings `candidates`, one exact negative a row or more.
 
-With `negatives` the loss is a softmax instead, over the target and a sample of items that all rows
-of the batch share (Wu et al., TOIS 2024, https://arxiv.org/abs/2201.02327), of cosines over a
-temperature; answers are ranked by the cosine then. On Gowalla 20 epochs of it come within 6% of
-what 500 of BPR reached (BUILD_NOTES.md).
+With a `temperature` the loss is a softmax over all items instead (a sampled one of cosines: Wu et
+al., TOIS 2024, https://arxiv.org/abs/2201.02327). An item scores by the cosine times a power of its
+own length, which holds how popular it is: a cosine alone has no room for that. And a row stands for
+all that its user met: its loss is the mean over the user's neighbours in the graph, one more sparse
+product for the whole batch, whichever of them `target` names. The catalogue is scored once a user,
+not once an event, so that PLACEHOLDER (BUILD_NOTES.md).
 
 An unknown user (PAD, or one without training events) is answered as the mean of the users who have
 some: by an item's mean score.
 
-B batch, D width, U users, I items (both with PAD), K results, N negatives.
+B batch, D width, U users, I items (both with PAD), K results, N negatives of BPR.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from recjax.data import negatives
 from recjax.data.interactions import Interactions
 from recjax.decode import topk
 from recjax.nn import graph
-from recjax.types import PAD, Loss, System
+from recjax.types import PAD, Array, Loss, System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Config:
   dim: int = 64  # D
   layers: int = 3
   penalty: float = 1e-4  # lambda of the L2 penalty
-  negatives: int = 0  # N: a softmax over so many sampled items; 0: BPR
-  temperature: float = 0.1  # of the softmax
+  temperature: float = 0.0  # of a softmax over all items; 0: BPR
+  length: float = 0.5  # power of an item's length in its score by softmax; 0: cosine
 
 
 def assets(
@@ -58,11 +60,10 @@ def assets(
 
 
 def make(cfg: Config) -> System:
-  if cfg.negatives < 0 or not cfg.temperature > 0:
-    raise ValueError(
-      "negatives must be 0 or more and temperature above 0,"
-      f" found {cfg.negatives} and {cfg.temperature}"
-    )
+  if not cfg.temperature >= 0:
+    raise ValueError(f"temperature must be 0, for BPR, or more, it is {cfg.temperature}")
+
+  softmax = cfg.temperature > 0
 
   def init(key, assets, batch):
     users, items = jax.random.split(key)
@@ -75,9 +76,8 @@ def make(cfg: Config) -> System:
     """The tables after all layers."""
     x = jnp.concatenate([params["users"], params["items"]])  # [U + I, D]
     x = graph.layers_mean(assets["graph"], x, cfg.layers)
-    if cfg.negatives:
-      x *= jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
-    return jnp.split(x, [cfg.num_users])
+    users, items = jnp.split(x, [cfg.num_users])
+    return (_of_length(users, 0.0), _of_length(items, cfg.length)) if softmax else (users, items)
 
   def index(params, assets):
     users, items = propagated(params, assets)
@@ -96,20 +96,21 @@ def make(cfg: Config) -> System:
     squares = jnp.square(params["users"][user]).sum(-1)
     squares += jnp.square(params["items"][target]).sum(-1)
     users, items = propagated(params, assets)
-    positive = (users[user] * items[target]).sum(-1)  # [B]
-    if cfg.negatives:
+    if softmax:
       if "candidates" in batch:
-        raise ValueError("a softmax draws its own items: leave out the batch's `candidates`")
-      name, drawn = "softmax", jax.random.randint(key, (cfg.negatives,), 1, cfg.num_items)  # [N]
-      logits = users[user] @ items[drawn].T / cfg.temperature  # [B, N]
-      others = drawn[None] != target[:, None]
-      total, weight = losses.sampled_softmax_xent(
-        positive / cfg.temperature, logits, where, negatives_where=others
-      )
+        raise ValueError("a softmax is over all items: leave out the batch's `candidates`")
+      name = "softmax"
+      met = graph.neighbours_mean(assets["graph"], jnp.concatenate([users, items]))[user]
+      linked = jnp.diff(assets["graph"]["start"])[user, None] > 0
+      met = jnp.where(linked, met, items[target])  # of a user whom the graph does not know
+      query = users[user] / cfg.temperature
+      some = jax.nn.logsumexp(query @ items[PAD + 1 :].T, axis=1)
+      total, weight = losses.total(some - (query * met).sum(-1), where)
     else:
       name, drawn = "bpr", batch.get("candidates")
       if drawn is None:
         drawn = negatives.other(key, target, 1, cfg.num_items)  # [B, N]
+      positive = (users[user] * items[target]).sum(-1)  # [B]
       negative = (users[user][:, None] * items[drawn]).sum(-1)  # [B, N]
       total, weight = losses.bpr(positive, negative, where)
       squares += jnp.square(params["items"][drawn]).sum((-1, -2))
@@ -130,3 +131,9 @@ def make(cfg: Config) -> System:
     return tables(params, assets)[0][batch["user"]]
 
   return System(init, loss, recommend=recommend, score=score, embed=embed, index=index)
+
+
+def _of_length(x: Array, power: float) -> Array:
+  """Each row of x at its own length to that power."""
+  squares = jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12)
+  return x * squares ** ((power - 1) / 2)
