@@ -14,7 +14,7 @@ al., TOIS 2024, https://arxiv.org/abs/2201.02327). An item scores by the cosine 
 own length, which holds how popular it is: a cosine alone has no room for that. And a row stands for
 all that its user met: its loss is the mean over the user's neighbours in the graph, one more sparse
 product for the whole batch, whichever of them `target` names. The catalogue is scored once a user,
-not once an event, so that PLACEHOLDER (BUILD_NOTES.md).
+not once an event: on Gowalla 4 minutes on 2 CPU cores pass the published figures (BUILD_NOTES.md).
 
 An unknown user (PAD, or one without training events) is answered as the mean of the users who have
 some: by an item's mean score.
