@@ -114,9 +114,7 @@ def test_the_loss_is_bpr_of_propagated_and_the_penalty_of_plain_embeddings():
 def test_with_a_temperature_a_row_is_the_softmax_loss_of_all_that_its_user_met():
   system, assets, params = made(penalty=0.5, temperature=0.2, length=0.3)
   given = {name: x for name, x in batch().items() if name != "candidates"}
-  given["target"] = (
-    given["target"].at[1].set(4)
-  )  # which user 3 never met
+  given["target"] = given["target"].at[1].set(4)  # which user 3 never met
   users, items = tables(params, 3)
   users = users / np.linalg.norm(users, axis=1, keepdims=True)
   items = items * np.linalg.norm(items, axis=1, keepdims=True) ** (0.3 - 1)

@@ -1,14 +1,14 @@
 """LightGCN on Gowalla (the authors' train and test parts), 3 layers.
 
 Published: Recall@20 .1824, NDCG@20 .1547 (1 / 2 / 4 layers: Recall@20 .1687 / .1786 / .1825).
-Measured, seed 0: .1901 and .1597, by a softmax over all items in 520 steps, 4 minutes on 2 CPU cores.
-Penalty, temperature and length by tries on a fifth of the training part. Full ranking, what the user
-met in training left out, test sets of all a user's test items. The graph's product uses all cores
-by itself, so that one device is faster than two.
+Measured, seed 0: .1901 and .1597, by a softmax over all items in 520 steps, 4 minutes on 2 CPU
+cores. Penalty, temperature and length by tries on a fifth of the training part. Full ranking, what
+the user met in training left out, test sets of all a user's test items. The graph's product uses
+all cores by itself, so that one device is faster than two.
 
-The paper's way is BPR, batch 2048, Adam at 1e-3, up to 1,000 epochs; 500 epochs of events drawn alike
-had .1698 and .1447 in 152 s on an H200. Here with users drawn alike and negatives they have not met,
-as the authors do, in larger steps; not measured to the end:
+The paper's way is BPR, batch 2048, Adam at 1e-3, up to 1,000 epochs; 500 epochs of events drawn
+alike had .1698 and .1447 in 152 s on an H200. Here with users drawn alike and negatives they have
+not met, as the authors do, in larger steps; not measured to the end:
 
     --config.model.temperature=0 --config.model.penalty=1e-4 --config.examples=users
     --config.data.negatives=1 --config.batch_size=8192 --config.train.steps=49500
