@@ -3,7 +3,7 @@ users, items and the likeness of the items' texts.
 
 To the graph of who met what come edges from each item to the `neighbours` items whose text vectors
 have the greatest cosine with its own; embeddings flow along both kinds, normalised together, and
-learn by BPR. So an item that nobody met has neighbours all the same, and learns from them.
+learn as there. So an item that nobody met has neighbours all the same, and learns from them.
 
 The model is `lightgcn`, to the letter; only the graph is another. Unlike methods that learn an
 item-item graph (LATTICE, Zhang et al., MM 2021), it is fixed and its edges weigh as much as events.
