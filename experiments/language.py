@@ -300,7 +300,7 @@ class Language:
         measure = _rating(rater)
       else:
         continue
-      batches = loader.Batches(source, cfg.batch_size, max_len=self.of.data.max_len)
+      batches = loader.Batches(source, cfg.batch_size, max_len=settings.widths(self.of.data))
       devices = 1 if family in RANKED and jax.default_backend() == "cpu" else None
       parts = (name, family + ("_unseen" if unseen else ""))
       found.append(evaluate.Suite("/".join(filter(None, parts)), batches, measure, devices))

@@ -42,7 +42,7 @@ class Data:
   item_core: int = 0  # fewest events an item
   ties: str = "file"  # order of events at one time: file, item, or a seed to shuffle with
   max_len: int = 20  # history items that a model reads
-  buckets: tuple[int, ...] = ()  # shorter widths that short histories are padded to in training
+  buckets: tuple[int, ...] = ()  # shorter widths that short histories, or sources, are padded to
   even: bool = False  # narrower batches of training have more rows, as many places in all
   negatives: int = 0  # items the user has not met, beside each event; 0: the system draws its own
   split_seed: int = 0  # of splits at random
@@ -107,9 +107,14 @@ class Evaluation:
   ks: tuple[int, ...] = (5, 10)
   batch_size: int = 256
   deny_seen: bool = False  # leave out what the user has met: the protocol must say so
+  valid_users: int = 0  # that validate, so many drawn; 0: all
   by_score: bool = True  # rank by the scores of all items where a system gives them: no sort
   baselines: tuple[str, ...] = ()  # systems in closed form, measured beside
   compare: tuple[str, ...] = ()  # configs of further systems, run on this run's data
+
+  def __post_init__(self):
+    if self.valid_users < 0:
+      raise ValueError(f"evaluation.valid_users is a number of users, or 0, not {self.valid_users}")
 
 
 # All that a config may hold: sections, and the plain values of a run.

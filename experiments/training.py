@@ -62,7 +62,10 @@ def _fit(job: Job, seed: int, folder: pathlib.Path) -> loop.Result:
   cfg = _seeded(job.config.train, seed)
   found = job.questions.learned()
   batches = _batches(job, found, job.config.batch_size, seed, even=job.data.even)
-  valid = job.questions.suites("valid", system, rater or system, job.known, job.split.valid)
+  events, users = job.split.valid, job.evaluation.valid_users
+  if users:
+    events = splits.some_users(events, users, seed=0)
+  valid = job.questions.suites("valid", system, rater or system, job.known, events)
   fingerprint = _fingerprint(job)
   more = {"suites": valid, "fingerprint": fingerprint, "init_from": job.questions.start}
   if job.questions.needs_sums:
@@ -72,7 +75,7 @@ def _fit(job: Job, seed: int, folder: pathlib.Path) -> loop.Result:
   first = _batches(job, found, job.config.pretrain_batch_size, seed)
   own = ()  # a stage before that answers as the system does is measured alike
   if pretrain.score is not None or pretrain.recommend is not None:
-    own = job.questions.suites("valid", pretrain, pretrain, job.known, job.split.valid)
+    own = job.questions.suites("valid", pretrain, pretrain, job.known, events)
   both = [
     stages.Stage("pretrain", pretrain, assets, first, _seeded(job.config.pretrain, seed), own),
     stages.Stage("tune", system, assets, batches, cfg, valid, ("pretrain", shared)),
@@ -160,7 +163,7 @@ def _configured(job: Job) -> dict[str, Any]:
       section = dataclasses.asdict(settings.build(cls, job.config[name]))
       told[name] = {**section, place: "/".join(pathlib.Path(section[place]).parts[-2:])}
   if any(job.config.get(stage, {}).get("best") for stage in ("train", "pretrain")):
-    by = ("deny_seen", "by_score")  # the metric's own k is in its name
+    by = ("deny_seen", "by_score", "valid_users")  # the metric's own k is in its name
     told["evaluation"] = {name: getattr(job.evaluation, name) for name in by}
   return told
 

@@ -221,6 +221,18 @@ def test_fractions_that_leave_nothing_are_refused():
     splits.ratio(x, valid=0.5, test=0.5, seed=0)
 
 
+def test_some_users_are_drawn_with_all_their_events_in_order():
+  x = interactions.from_columns(np.arange(60) % 9, np.arange(60) % 11)
+  some = splits.some_users(x, 4, seed=3)
+  chosen = set(some.user.tolist())
+  assert len(chosen) == 4
+  assert raw(some) == raw(x.take(np.array([u in chosen for u in x.user.tolist()])))
+  assert set(splits.some_users(x, 4, seed=4).user.tolist()) != chosen
+  assert raw(splits.some_users(x, 10, seed=3)) == raw(x)
+  with pytest.raises(ValueError, match="cannot draw 0 users"):
+    splits.some_users(x, 0, seed=0)
+
+
 def test_a_few_shots_are_drawn_in_order_and_by_seed():
   x = table([("a", i, i) for i in range(50)])
   few = splits.few_shot(x, 10, seed=3)

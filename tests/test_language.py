@@ -18,7 +18,7 @@ from recjax.nn import t5
 from recjax.semid import learn
 from recjax.systems.generative import p5, t5_rating
 from recjax.text import instances, prompts, t5_weights, vocab, whole_words
-from recjax.train import loop, stages
+from recjax.train import evaluate, loop, stages
 from recjax.types import PAD
 
 VOCABULARY = "tokenizers/synthetic.model"
@@ -34,8 +34,11 @@ def section(families=("sequential", "direct"), **more):
   return settings.Prompts(**{"vocabulary": VOCABULARY, "instances": mixture, **more})
 
 
+SIZES = {"dim": 16, "heads": 2, "head_dim": 8, "ff": 32, "layers": 1}
+
+
 def config(system, task, prompts, **more):
-  sizes = {"dim": 16, "heads": 2, "head_dim": 8, "ff": 32, "layers": 1}
+  sizes = dict(SIZES)
   if system is p5:
     sizes |= {"whole_words": 128, "length": 8, "beams": 12}
   else:
@@ -88,7 +91,8 @@ def test_a_run_answers_in_items_stars_and_texts(tmp_path):
   table = pipeline.run(
     config(p5, "prompts", section(families, sums="vector", index=settings.Index(spelled=True)),
            pretrain=loop.Config(steps=2), pretrain_batch_size=8,
-           train=loop.Config(steps=4, best="valid/sequential/ndcg@10")),
+           train=loop.Config(steps=4, best="valid/sequential/ndcg@10"),
+           evaluation=settings.Evaluation(by_score=False, batch_size=64, valid_users=7)),
     tmp_path,
     "all",
   )  # fmt: skip
@@ -102,6 +106,27 @@ def test_a_run_answers_in_items_stars_and_texts(tmp_path):
   assert not (tmp_path / "recommender").exists()
   grid = results.render(table).splitlines()
   assert grid[0].split()[0] == "p5" and len(grid) > len(row) - 2  # many metrics: a row each
+
+
+def test_sources_of_any_width_are_measured_alike(ingredients):
+  """In buckets of length no answer changes, and fewer places are padding."""
+  of = language.Language(section(("sequential", "rating")), ingredients)
+  cfg = p5.Config(vocab=len(of.words), **SIZES)
+  system, rater = p5.make(cfg), p5.make_rating(cfg)
+  params = system.init(jax.random.key(0), (), ())
+  assets = p5.assets(cfg, of.words, of.domain.items, of.ratings)
+  found, places = {}, {}
+  for widths in ((), (32, 48)):
+    data = dataclasses.replace(ingredients.data, buckets=widths)
+    asks = dataclasses.replace(ingredients.evaluation, batch_size=16)
+    in_widths = language.Language(of.cfg, changed(ingredients, data=data, evaluation=asks))
+    suites = in_widths.suites("", system, rater, ingredients.before_test, ingredients.split.test)
+    found[widths] = evaluate.evaluate(params, assets, suites)
+    places[widths] = sum(b["source"].size for s in suites for b in loader.load(s.batches))
+  assert set(found[()]) >= {"sequential/ndcg@10", "sequential_unseen/ndcg@10", "rating/rmse"}
+  for name, value in found[()].items():
+    np.testing.assert_allclose(found[(32, 48)][name], value, rtol=1e-5, err_msg=name)
+  assert places[(32, 48)] < 0.6 * places[()], places
 
 
 def changed(ingredients, **parts):

@@ -127,10 +127,12 @@ def logits_of(cfg, params, batch, target):
 def likelihoods(cfg, params, batch, words, texts):
   """[B, N]: each text as the target of each question."""
   rows = words.encode(texts)
+  own = {0, *(token for row in rows for token in row.tolist())}
+  other = [token for token in range(cfg.vocab) if cfg.own_tokens and token not in own]
   found = []
   for row in rows.right_padded(np.arange(len(rows)), int(rows.lengths.max())):
     every = jnp.tile(row[None], (len(batch["source"]), 1))
-    logits = logits_of(cfg, params, batch, every)
+    logits = logits_of(cfg, params, batch, every).at[..., np.array(other, int)].set(-jnp.inf)
     each = jnp.take_along_axis(jax.nn.log_softmax(logits), every[..., None], -1)[..., 0]
     found.append(jnp.where(every != 0, each, 0).sum(1))
   return np.stack(found, 1)
@@ -144,10 +146,11 @@ def uneven():
   return written, WORDS.add(index.vocab[1:])
 
 
-def test_items_of_any_length_have_the_likelihood_of_their_text(untrained):
+@pytest.mark.parametrize("own_tokens", [False, True])
+def test_items_of_any_length_have_the_likelihood_of_their_text(untrained, own_tokens):
   _, _, _, _, batch = untrained
   written, words = uneven()
-  cfg = config(words)
+  cfg = config(words, own_tokens=own_tokens)
   system, assets = jitted(p5.make(cfg)), p5.assets(cfg, words, written)
   params = system.init(jax.random.key(1), assets, batch)
   batch = {n: batch[n] for n in ("source", "words")}
@@ -172,8 +175,11 @@ def test_denied_items_are_not_recommended(untrained):
   assert (np.sort(ranked.ids)[:, 2:] == [2, 3, 4, 6, 7, 8, 9, 10, 11, 12]).all()
 
 
-def test_a_rating_is_the_mean_by_the_likelihoods_of_the_texts(untrained):
-  cfg, _, assets, params, batch = untrained
+@pytest.mark.parametrize("own_tokens", [False, True])
+def test_a_rating_is_the_mean_by_the_likelihoods_of_the_texts(untrained, own_tokens):
+  cfg, _, _, params, batch = untrained
+  cfg = dataclasses.replace(cfg, own_tokens=own_tokens)
+  assets = p5.assets(cfg, WORDS, SHOP.items, STARS)
   wanted = likelihoods(cfg, params, batch, WORDS, [str(s) for s in STARS])
   chance = np.exp(wanted) / np.exp(wanted).sum(1, keepdims=True)
   found = jax.jit(p5.make_rating(cfg).score)(params, assets, batch)

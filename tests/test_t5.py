@@ -230,6 +230,15 @@ def test_decode_step_is_decode_at_every_place(cfg):
   assert cache.at == 7
 
 
+@pytest.mark.parametrize("cfg", [SMALL, V11], ids=["v1.0", "v1.1"])
+def test_a_step_may_score_some_tokens_alone(cfg):
+  params, mask, among = lively(cfg), SOURCE != 0, jnp.array([7, 2, 5])
+  cache = start_cache(params, cfg, encode(params, cfg, SOURCE), source_mask=mask, length=1)
+  every, few = (step(params, cfg, TARGET[:, :1], cache, x)[0] for x in (None, among))
+  assert few.shape == (len(SOURCE), 1, 3) and few.dtype == every.dtype
+  np.testing.assert_allclose(few, every[..., among], atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["padding", "each place", "each head"])
 def test_few_queries_read_the_source_as_many_do(kind):
   # Three tokens take the order of products without keys, thirty the one with them.

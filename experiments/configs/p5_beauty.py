@@ -30,7 +30,9 @@ def get_config():
     seeds=(0,),
     batch_size=128,
     # max_len: tokens of a source; `instances.max_history` limits histories
-    data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=128),
+    data=settings.Data(
+      source="sequences", path="amazon14_p5/Beauty", max_len=128, buckets=(24, 36, 48, 64)
+    ),
     semantic_ids=settings.SemanticIds(),
     text=settings.Text(template="{title} {categories}", dim=384),
     prompts=settings.Prompts(
@@ -45,7 +47,15 @@ def get_config():
       ),
     ),
     model=settings.model(
-      p5.Config, dim=512, heads=8, head_dim=64, ff=2048, layers=6, whole_words=128, length=16
+      p5.Config,
+      dim=512,
+      heads=8,
+      head_dim=64,
+      ff=2048,
+      layers=6,
+      whole_words=128,
+      length=16,
+      own_tokens=True,
     ),
     train=loop.Config(
       steps=10_000,
@@ -56,5 +66,5 @@ def get_config():
       compute_dtype="bfloat16",
       fused_products=True,
     ),
-    evaluation=settings.Evaluation(by_score=False),
+    evaluation=settings.Evaluation(by_score=False, valid_users=2000),
   )

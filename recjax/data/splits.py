@@ -66,6 +66,14 @@ def few_shot(x: Interactions, shots: int, *, seed: int) -> Interactions:
   return x.take(np.sort(np.random.default_rng(seed).choice(len(x), shots, replace=False)))
 
 
+def some_users(x: Interactions, count: int, *, seed: int) -> Interactions:
+  """All events of so many users at random, in their order; of all users where there are no more."""
+  if count < 1:
+    raise ValueError(f"cannot draw {count} users")
+  drawn = np.random.default_rng(seed).permutation(np.unique(x.user))[:count]
+  return x.take(np.isin(x.user, drawn))
+
+
 def cold_items(split: Split, fraction: float, *, seed: int) -> tuple[Split, np.ndarray]:
   """Hides a fraction of the test items from train and valid -> (split, cold [I] mask)."""
   if not 0 <= fraction < 1:

@@ -228,7 +228,7 @@ class T5(nn.Module):
   def source(self, encoded: Array):
     return tuple(layer.cross.memory(encoded) for layer in self.decoder.layer)
 
-  def step(self, tokens, cache: Cache):
+  def step(self, tokens, cache: Cache, among=None):
     x = self.embed(tokens).astype(self.cfg.dtype)  # [B, K, D]
     length = cache.beams[0][0].shape[3]
     bias = self.decoder.bias((jnp.arange(length) - cache.at)[None, :])  # [1, H, 1, T]
@@ -236,12 +236,16 @@ class T5(nn.Module):
     for layer, past, source in zip(self.decoder.layer, cache.beams, cache.source, strict=True):
       x, past = layer.step(x, past, source, cache.at, bias, cache.sight)
       beams.append(past)
-    logits = self.logits(self.decoder.norm(x))
+    logits = self.logits(self.decoder.norm(x), among)
     return logits, cache._replace(beams=tuple(beams), at=cache.at + 1)
 
-  def logits(self, x: Array) -> Array:
+  def logits(self, x: Array, among=None) -> Array:
     x = x.astype(jnp.float32) * (self.cfg.dim**-0.5 if self.cfg.scaled else 1.0)
-    return self.embed.attend(x) if self.cfg.tied else self.head(x)
+    if among is None:
+      return self.embed.attend(x) if self.cfg.tied else self.head(x)
+    if self.cfg.tied:
+      return x @ self.embed.embedding[among].T
+    return x @ self.head.variables["params"]["kernel"][:, among]
 
 
 class Cache(NamedTuple):
@@ -314,13 +318,19 @@ def start_cache(
   return Cache(((empty, empty),) * cfg.decoder_layers, source, sight, jnp.int32(0))
 
 
-def decode_step(params: Params, cfg: Config, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-  """The last token of each beam [B, K] -> logits of the next [B, K, V], and the longer cache.
+def decode_step(
+  params: Params,
+  cfg: Config,
+  tokens: Array,  # [B, K], the last of each beam
+  cache: Cache,
+  among: Array | None = None,  # [N], the tokens that may follow; None: all V
+) -> tuple[Array, Cache]:
+  """Logits of the next token [B, K, V], or [B, K, N] of `among`, and the longer cache.
 
   The caller takes no more steps than the cache has room for.
   """
   params, cfg = unstack(params, cfg)
-  return _apply(params, cfg, T5.step, tokens, cache)
+  return _apply(params, cfg, T5.step, tokens, cache, among)
 
 
 def reorder(cache: Cache, parents: Array) -> Cache:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ class Config:
   whole_words: int = 512  # words of a source at most; 0: no whole-word embeddings
   length: int = 64  # tokens of a generated text at most
   beams: int = 20  # at least as many as results
+  own_tokens: bool = False  # items are scored among the tokens that they are written of: less work
   eos: int = 1  # the end token of the vocabulary
   dtype: str = "float32"
 
@@ -78,18 +80,24 @@ def assets(
       f"the vocabulary has {len(words)} tokens, end {words.eos} and padding {words.pad}; the "
       f"config has room for {cfg.vocab}, end {cfg.eos}, and padding is {PAD}"
     )
-  made = {"trie": _trie(cfg, words, items)}
+  made = _answers(cfg, words, items)
   if len(ratings):
+    texts = ["", *(f"{rating:g}" for rating in ratings)]
+    made |= {f"rating_{name}": x for name, x in _answers(cfg, words, texts).items()}
     made["ratings"] = jnp.asarray(np.float32([0, *ratings]))
-    made["rating_trie"] = _trie(cfg, words, ["", *(f"{rating:g}" for rating in ratings)])
   return made
 
 
-def _trie(cfg: Config, words: SentencePieces, texts: Sequence[str]) -> trie.Trie:
-  tokens, _ = whole_words.encode(words, texts)
-  width = int(tokens.lengths.max())
-  table = tokens.right_padded(np.arange(len(texts)), width, fill=cfg.eos)
-  return trie.build(table, cfg.vocab, end=cfg.eos)
+def _answers(cfg: Config, words: SentencePieces, texts: Sequence[str]) -> dict[str, Any]:
+  """The trie of some texts, over the vocabulary or over the `tokens` they are written of."""
+  rows, _ = whole_words.encode(words, texts)
+  width = int(rows.lengths.max())
+  table = rows.right_padded(np.arange(len(texts)), width, fill=cfg.eos)
+  if not cfg.own_tokens:
+    return {"trie": trie.build(table, cfg.vocab, end=cfg.eos)}
+  tokens = np.unique(np.append(table, [START, cfg.eos]))  # START is the least: code 0
+  codes, end = np.searchsorted(tokens, table), int(np.searchsorted(tokens, cfg.eos))
+  return {"trie": trie.build(codes, len(tokens), end=end), "tokens": jnp.asarray(tokens, jnp.int32)}
 
 
 def from_t5(fresh: Params, pretrained: Params, *, known: int) -> Params:
@@ -156,8 +164,15 @@ def make(cfg: Config) -> System:
       x = x + place.apply({"params": params["whole_words"]}, batch["words"])
     return t5.encode(params["t5"], cfg.t5, embeds=x, mask=source != PAD, key=key)
 
-  def step(params, tokens, cache):
-    return t5.decode_step(params["t5"], cfg.t5, tokens, cache)
+  def writing(assets):
+    """The step function over the codes of the trie."""
+    among = assets.get("tokens")
+
+    def step(params, codes, cache):
+      tokens = codes if among is None else among[codes]
+      return t5.decode_step(params["t5"], cfg.t5, tokens, cache, among)
+
+    return step
 
   def start(params, batch, length):
     encoded, mask = encode(params, batch), batch["source"] != PAD
@@ -166,7 +181,7 @@ def make(cfg: Config) -> System:
 
   def recommend(params, assets, batch, *, k, key=None):
     return beam.search(
-      step,
+      writing(assets),
       params,
       *start(params, batch, trie.levels(assets["trie"])),
       assets["trie"],
@@ -179,7 +194,7 @@ def make(cfg: Config) -> System:
 
   def score(params, assets, batch):
     """Log-likelihoods: exact, without a beam's error; of the whole catalogue by default."""
-    tree = assets["trie"]
+    tree, step = assets["trie"], writing(assets)
     begun = start(params, batch, trie.levels(tree))
     if "candidates" in batch:
       found = batch["candidates"]
@@ -188,7 +203,7 @@ def make(cfg: Config) -> System:
 
   def answer(params, assets, batch, *, key=None):
     first, cache = start(params, batch, cfg.length)
-    said = functools.partial(step, params)
+    said = functools.partial(writing({}), params)
     return generate.greedy(said, cache, first[:, None], length=cfg.length, eos=cfg.eos).tokens[:, 0]
 
   return System(init, loss, recommend=recommend, score=score, generate=answer)
@@ -202,7 +217,8 @@ def make_rating(cfg: Config) -> System:
     own = dict(batch)
     every = jnp.arange(1, len(assets["ratings"]))[None]
     own["candidates"] = jnp.broadcast_to(every, (len(batch["source"]), every.size))
-    likely = system.score(params, {"trie": assets["rating_trie"]}, own)  # [B, R]
+    texts = {n.removeprefix("rating_"): x for n, x in assets.items() if n.startswith("rating_")}
+    likely = system.score(params, texts, own)  # [B, R]
     return (jax.nn.softmax(likely) @ assets["ratings"][1:])[:, None]
 
   return System(system.init, system.loss, score=score)
