@@ -43,7 +43,7 @@ def get_config():
         max_history=10,
         candidates=5,
         weights={"sequential": 3.0, "direct": 1.0},
-        size=128 * 10_000,
+        size=128 * 2_500,  # gone through four times
       ),
     ),
     model=settings.model(

@@ -27,7 +27,12 @@ def get_config():
     seeds=(0,),
     batch_size=64,
     # max_len: tokens of a source
-    data=settings.Data(source="reviews", path="reviews/Musical_Instruments_5.json.xz", max_len=128),
+    data=settings.Data(
+      source="reviews",
+      path="reviews/Musical_Instruments_5.json.xz",
+      max_len=128,
+      buckets=(32, 64, 96),
+    ),
     prompts=settings.Prompts(
       vocabulary="t5_vocab/spiece.model",
       index=settings.Index(method="random", span=0),
@@ -36,7 +41,7 @@ def get_config():
         max_history=8,
         review_words=60,
         weights={"rating": 1.0, "summary": 1.0, "explanation": 1.0},
-        size=64 * 3_000,
+        size=64 * 1_000,  # gone through three times
       ),
     ),
     model=settings.model(

@@ -29,16 +29,24 @@ def get_config():
     batch_size=128,
     pretrain_batch_size=128,
     # max_len: tokens of a source
-    data=settings.Data(source="recbole", path="ml-100k", max_len=64),
+    data=settings.Data(source="recbole", path="ml-100k", max_len=64, buckets=(24, 32, 48)),
     prompts=settings.Prompts(
       vocabulary="t5_vocab/spiece.model",
       index=settings.Index(method="sequential", spelled=True),
       instances=instances.Config(
-        target_len=8, max_history=10, candidates=4, weights={"sequential": 1.0}, size=128 * 3_000
+        target_len=0, max_history=10, candidates=4, weights={"sequential": 1.0}, size=128 * 1_000
       ),
     ),
     model=settings.model(
-      p5.Config, dim=128, heads=4, head_dim=32, ff=512, layers=2, whole_words=64, length=8
+      p5.Config,
+      dim=128,
+      heads=4,
+      head_dim=32,
+      ff=512,
+      layers=2,
+      whole_words=64,
+      length=8,
+      own_tokens=True,
     ),
     pretrain=loop.Config(
       steps=1_000, optimizer=optim.Config(rate=1e-3, schedule="cosine", warmup=100)

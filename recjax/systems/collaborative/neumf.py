@@ -36,7 +36,7 @@ class Config:
   num_users: int  # U
   num_items: int  # I
   factors: int = 64  # F: GMF's width and that of the tower's last layer
-  tower: tuple[int, ...] = (256, 128, 64)  # both vectors side by side, then each layer's width
+  tower: tuple[int, ...] = (256, 256, 128, 64)  # both vectors side by side, then the layers
   negatives: int = 4  # drawn a positive
 
   def __post_init__(self):
