@@ -1,7 +1,7 @@
 """NeuMF on MovieLens-1M, leave-one-out, the 99 given negatives of the authors' files.
 
-Published: HR@10 .730 (64 factors, GMF and MLP trained first; the authors keep the epoch that
-tests best). Measured, seed 0: .7171, NDCG@10 .4384, 11 minutes. As in the paper: three layers in the
+Published: HR@10 .730 (64 factors, GMF and MLP trained first; the authors keep the epoch that tests
+best). Measured, seed 0: .7171, NDCG@10 .4384, 11 minutes. As in the paper: three layers in the
 tower, Adam at 1e-3, 4 negatives a positive that the user has not met; GMF and the MLP are trained
 first, here side by side, and NeuMF goes on from their fusion by SGD. Unlike it: batches of 256
 positives with their negatives (theirs count pairs), and it is the running mean of the halves'
