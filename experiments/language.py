@@ -87,8 +87,9 @@ class Language:
     return bool(self.cfg.sums)
 
   def __init__(self, cfg: settings.Prompts, of: Ingredients):
-    self.cfg, self.of = cfg, of
-    self.families = tuple(cfg.instances.weights)
+    weights = {family: weight for family, weight in cfg.instances.weights.items() if weight}
+    cfg = dataclasses.replace(cfg, instances=dataclasses.replace(cfg.instances, weights=weights))
+    self.cfg, self.of, self.families = cfg, of, tuple(weights)
     if not self.families:
       raise ValueError(
         "prompts.instances.weights names no family of questions: give each one that is to be "
@@ -98,7 +99,8 @@ class Language:
       raise ValueError("prompts needs a vocabulary, or the folder of a pretrained T5")
     if cfg.sums not in ("", "first", "vector"):
       raise ValueError(f"prompts.sums is first, vector or nothing, not {cfg.sums!r}")
-    self._known = [prompt for prompt in _prompts(cfg) if prompt.task in self.families]
+    known = [prompt for prompt in _prompts(cfg) if prompt.task in self.families]
+    self._known = [p for p in known if cfg.choices or not p.fields & _CHOICES]
     self._parted(self._known)  # an error before any data is read
 
   def _parted(self, known: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:

@@ -94,8 +94,9 @@ class Prompts:
   pretrained: str = ""  # a Hugging Face folder of a T5 to start from, vocabulary and sizes its own
   file: str = ""  # prompts beside ours, see recjax/text/p5_prompts.jsonl
   replace: bool = False  # the file's prompts alone
+  choices: bool = True  # also learned: prompts that show items to choose from, or ask about one
   index: Index = dataclasses.field(default_factory=Index)
-  # Its weights name the families of questions that are learned.
+  # Its weights name the families of questions that are learned; one of 0 leaves a family out.
   instances: instances.Config = dataclasses.field(default_factory=instances.Config)
   sums: str = ""  # learned as `pretrain` says: first, or as a task vector, added at the end
 

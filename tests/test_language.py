@@ -366,6 +366,23 @@ def test_what_a_config_lacks_is_named(ingredients, tmp_path):
     pipeline.Run(config(p5, "prompts", section(sums="first")), tmp_path).train(0)
 
 
+def test_a_family_of_weight_zero_and_prompts_with_choices_may_be_left_out(ingredients):
+  cfg = section(("sequential", "direct"))
+  weights = {"sequential": 2.0, "direct": 0.0}
+  cfg = dataclasses.replace(cfg, instances=dataclasses.replace(cfg.instances, weights=weights))
+  every, few = (
+    language.Language(dataclasses.replace(cfg, choices=choices), ingredients)
+    for choices in (True, False)
+  )
+  assert every.families == few.families == ("sequential",)
+  assert {p.name for p in every.seen} == {"next", "follow", "predict", "among", "pick", "whether"}
+  assert {p.name for p in few.seen} == {"next", "follow", "predict"}
+  assert few.unseen == every.unseen
+  learned = few.learned()
+  assert len(learned) == cfg.instances.size
+  assert {learned[i].text.target for i in range(len(learned))} <= set(few.domain.items)
+
+
 def test_a_file_of_prompts_adds_to_ours_or_stands_alone(ingredients, tmp_path):
   path = tmp_path / "prompts.jsonl"
   lines = [
