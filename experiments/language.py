@@ -165,8 +165,7 @@ class Language:
   @functools.cached_property
   def titled(self) -> bool:
     """Whether the source names its items by more than their ids."""
-    ids = self.of.raw.catalog.ids.tolist()
-    return any(title not in ("", item) for title, item in zip(self.titles, ids, strict=True))
+    return sources.titled(self.of.raw.catalog)
 
   @functools.cached_property
   def domain(self) -> instances.Domain:

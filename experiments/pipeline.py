@@ -73,7 +73,9 @@ class Run(preparation.Preparation):
 
   def keep_config(self) -> None:
     """As the run's: once what is there of it, checkpoints above all, has not refused it."""
-    (self.workdir / CONFIG).write_text(self.in_use.to_json_best_effort(indent=2) + "\n")
+    part = self.workdir / f"{CONFIG}.part"
+    part.write_text(self.in_use.to_json_best_effort(indent=2) + "\n")
+    part.replace(self.workdir / CONFIG)
 
   @functools.cached_property
   def questions(self) -> tasks.Questions:
@@ -168,7 +170,11 @@ class Run(preparation.Preparation):
     return table
 
   def recommend(self, params: Any, k: int = 10) -> pathlib.Path:
-    """recommendations.jsonl: for every test user the items to show next, with titles and scores."""
+    """recommendations.jsonl: for every test user the items to show next, with titles and scores.
+
+    Of fewer than `k` items there are, all.
+    """
+    k = min(k, self.raw.interactions.num_items - 1)
     system, assets = self.built.system, self.built.assets
     if system.index is not None:
       assets = jax.jit(system.index)(params, assets)
@@ -177,7 +183,7 @@ class Run(preparation.Preparation):
     users, items, titles = self.raw.interactions.users, self.raw.catalog.ids, self._titles()
     path = self.workdir / "recommendations.jsonl"
     bar = progress.bar(len(batches), unit="batch", desc="recommendations")
-    with path.with_suffix(".part").open("w") as file, bar:
+    with path.with_suffix(".part").open("w", encoding="utf-8") as file, bar:
       for batch in loader.load(batches):
         bar.update()
         question = {name: x for name, x in batch.items() if name != "target"}
@@ -196,8 +202,12 @@ class Run(preparation.Preparation):
     return path.with_suffix(".part").replace(path)
 
   def shown(self, recommendations: pathlib.Path, count: int = 12) -> list[dict[str, Any]]:
-    """Some users, evenly spread: titles of what they met, were recommended, and met next."""
-    lines = recommendations.read_text().splitlines()
+    """Some users, evenly spread: titles of what they met, were recommended, and met next.
+
+    An item without a title is told by its id.
+    """
+    with recommendations.open(encoding="utf-8") as file:  # a title may hold other ends of lines
+      lines = list(file)
     of_id = dict(zip(self.raw.catalog.ids.tolist(), self._titles().tolist(), strict=True))
     test = self.split.test
     following = dict(
@@ -208,15 +218,17 @@ class Run(preparation.Preparation):
       record = json.loads(lines[at])
       met = [of_id[item] or item for item in record["history"]]
       after = following[record["user"]]
-      users.append({**record, "history": met, "next": of_id[after] or after})
+      titles = [of_id[item] or item for item in record["items"]]
+      hit = [item == after for item in record["items"]]
+      told = {"history": met, "titles": titles, "hit": hit, "next": of_id[after] or after}
+      users.append({**record, **told})
     return users
 
   def recommender(self, params: Any) -> Recommender:
     """The system beside its catalogue, to be asked without the run."""
     name, ids, collisions, text = self.config.system, None, None, None
     if "semantic_ids" in self.config:
-      cfg = settings.build(settings.SemanticIds, self.config.semantic_ids)
-      ids, collisions = self.ids, growth.Collisions(cfg.policy, cfg.collisions)
+      ids, collisions = self.ids, self.collisions
     coded_elsewhere = ids is not None and ids.quantizer is None
     if name in growth.GROWING and "text" in self.config and not coded_elsewhere:
       cfg = settings.build(settings.Text, self.config.text)
@@ -289,7 +301,8 @@ def run(
     print(results.render(table))
   if mode in ("all", "recommend") and answers and job.questions.shown:
     path = job.recommend(learned[config.seeds[0]])
-    first = json.loads(path.open().readline())
+    with path.open(encoding="utf-8") as file:
+      first = json.loads(file.readline())
     print(f"\nFor {first['user']}:")
     for title, score in zip(first["titles"], first["scores"], strict=True):
       print(f"  {score:8.3f}  {title}")

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import pathlib
 from typing import Any
 
@@ -21,8 +22,9 @@ import numpy as np
 from experiments import settings, sources, tasks
 from recjax import growth
 from recjax.data import interactions, splits, storage
+from recjax.data.errors import DataError
 from recjax.data.interactions import Interactions
-from recjax.semid import artefact, learn, report
+from recjax.semid import artefact, assign, learn, quantizer, report
 from recjax.text import encoders, lsa, vectors
 from recjax.types import PAD
 
@@ -49,7 +51,7 @@ class Preparation:
 
   @functools.cached_property
   def raw(self) -> sources.Raw:
-    raw = sources.read(self.data, self.workdir)
+    raw = sources.read(_unread(self.data, self.task), self.workdir)
     if not self.task.ratings:  # only that they met it
       split = raw.split and splits.Split(*map(_unrated, raw.split))
       raw = dataclasses.replace(raw, interactions=_unrated(raw.interactions), split=split)
@@ -59,6 +61,7 @@ class Preparation:
   @functools.cached_property
   def _split(self) -> tuple[splits.Split, np.ndarray]:
     whole = self.task.split(self.raw, self.data)
+    tasks.check_split(self.config, whole)
     return splits.cold_items(whole, self.data.cold, seed=self.data.split_seed)
 
   @property
@@ -86,6 +89,12 @@ class Preparation:
     cfg = settings.build(settings.Text, self.section("text"))
     if cfg.encoder != "lsa":
       return encoders.load(cfg.encoder)
+    if not sources.titled(self.raw.catalog) and set(self.raw.catalog.fields) == {"title"}:
+      raise DataError(
+        "nothing is known of the items but their ids, so there are no words to make vectors of",
+        remedy="Name a table of items: --config.data.catalog=FILE, titles in a column `title` or "
+        "the one that --config.data.item_columns.title names.",
+      )
     texts = vectors.render(self.raw.catalog, cfg.template)[PAD + 1 :]
     path = self.workdir / "vectors" / f"lsa_{digest(cfg.dim, cfg.shortest, texts)[:32]}.safetensors"
     if path.exists():
@@ -101,7 +110,16 @@ class Preparation:
     """[I, D] a vector an item, kept in the run's folder under a hash of texts and encoder."""
     template = settings.build(settings.Text, self.section("text")).template
     folder = self.workdir / "vectors"
-    return vectors.item_vectors(self.raw.catalog, template, self.encoder, cache=folder)
+    made = vectors.item_vectors(self.raw.catalog, template, self.encoder, cache=folder)
+    empty = np.flatnonzero(~made[PAD + 1 :].any(1)) + PAD + 1
+    if len(empty):
+      _logger.warning(
+        "%d of %d items have no word that another has (the first is %s): their vectors are zero",
+        len(empty),
+        len(made) - 1,
+        self.raw.catalog.ids[empty[0]],
+      )
+    return made
 
   @functools.cached_property
   def ids(self) -> artefact.SemanticIds:
@@ -122,8 +140,7 @@ class Preparation:
     else:
       training = folder / f"training_{inputs[:8]}"
       made = learn.quantizer(cfg.quantizer, self.vectors[PAD + 1 :], workdir=training)
-      policy = growth.Collisions(cfg.policy, cfg.collisions).make()
-      ids = artefact.build(self.raw.catalog.ids, self.vectors, made, policy)
+      ids = self._coded(made, cfg)
     mark.unlink(missing_ok=True)  # until all that it vouches for is there
     ids.save(folder)
     x = None if ids.quantizer is None else self.vectors[PAD + 1 :]
@@ -139,6 +156,34 @@ class Preparation:
     mark.write_text(inputs)
     return ids
 
+  def _coded(self, made: quantizer.Quantizer, cfg: settings.SemanticIds) -> artefact.SemanticIds:
+    """By the policy of the config. Sizes that nobody chose do not fail: then a level counts."""
+    items, policy = self.raw.catalog.ids, growth.Collisions(cfg.policy, cfg.collisions)
+    try:
+      return artefact.build(items, self.vectors, made, policy.make())
+    except assign.Overflow as error:
+      if cfg.quantizer.sizes:
+        raise DataError(
+          error.problem,
+          remedy="Choose more codes or levels (--config.semantic_ids.quantizer.sizes), or count "
+          "within what is alike: --config.semantic_ids.policy=count_up "
+          "--config.semantic_ids.collisions=SIZE.",
+        ) from error
+      alike = np.unique(made.encode(self.vectors[PAD + 1 :]), axis=0, return_counts=True)[1].max()
+      size = max(16, 2 ** math.ceil(math.log2(2 * alike)))
+      _logger.warning(
+        "%s: a further level of %d codes counts within what is alike", error.problem, size
+      )
+      return artefact.build(items, self.vectors, made, assign.count_up(size))
+
+  @property
+  def collisions(self) -> growth.Collisions:
+    """How the ids tell apart what the quantiser does not."""
+    cfg = settings.build(settings.SemanticIds, self.section("semantic_ids"))
+    if self.ids.quantizer is not None and len(self.ids.sizes) > len(self.ids.quantizer.sizes):
+      return growth.Collisions("count_up", self.ids.sizes[-1])
+    return growth.Collisions(cfg.policy, cfg.collisions)
+
 
 def digest(*parts: Any) -> str:
   """A hash of arrays and of plain values."""
@@ -147,6 +192,14 @@ def digest(*parts: Any) -> str:
     raw = part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True)
     made.update(raw if isinstance(raw, bytes) else raw.encode())
   return made.hexdigest()
+
+
+def _unread(cfg: settings.Data, task: tasks.Task) -> settings.Data:
+  """Without a column that the task would not use: what is wrong in it is no error."""
+  usual = settings.Data().columns["rating"]
+  if task.ratings or cfg.source != "tables" or cfg.columns["rating"] != usual:
+    return cfg
+  return dataclasses.replace(cfg, columns={**cfg.columns, "rating": ""})
 
 
 def _unrated(x: Interactions) -> Interactions:

@@ -123,7 +123,8 @@ def _table(systems: Mapping[str, Any]) -> str:
 def _user(user: Mapping[str, Any]) -> str:
   history = "".join(f"<li>{html.escape(t)}</li>" for t in user["history"])
   shown = "".join(
-    f"<li{' class=hit' if t == user['next'] else ''}>{html.escape(t)}</li>" for t in user["titles"]
+    f"<li{' class=hit' if hit else ''}>{html.escape(title)}</li>"
+    for title, hit in zip(user["titles"], user["hit"], strict=True)
   )
   return (
     f'<div class="user"><h3>{html.escape(str(user["user"]))}</h3>'

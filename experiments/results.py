@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -62,14 +63,17 @@ def portable(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-  """metric -> its mean over the seeds and, of several, the half-width of the 95% interval."""
+  """metric -> its mean over the seeds and, of several, the half-width of the 95% interval.
+
+  There is no interval where a seed's value is not finite.
+  """
   found = {}
   for metric in rows[0]:
     if metric == "seed":
       continue
     values = [row[metric] for row in rows]
     found[metric] = {"mean": statistics.fmean(values)}
-    if len(values) > 1:
+    if len(values) > 1 and all(map(math.isfinite, values)):
       interval = intervals.t_interval(values)
       found[metric]["half_width"] = (interval.high - interval.low) / 2
   return found

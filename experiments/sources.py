@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ from recjax.data.readers import (
   yelp,
 )
 from recjax.data.readers.files import suffix
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +143,11 @@ def _tables(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
       path=path,
       remedy=f"Name it interactions, with one of {' '.join(tables.EXTENSIONS)}, or give its path.",
     )
-  columns = _columns(path, cfg.columns, Data().columns, ("user", "item"))
+  columns = _columns(path, cfg.columns, Data().columns, ("user", "item"), cfg.on_error)
   x = tables.interactions(path, columns, on_error=cfg.on_error)
   if items is None:
     return Raw(x)
-  columns = _columns(items, cfg.item_columns, Data().item_columns, ("id",))
+  columns = _columns(items, cfg.item_columns, Data().item_columns, ("id",), cfg.on_error)
   lists = ["categories"] if "categories" in columns else []
   return Raw(x, tables.catalog(items, columns, lists=lists, on_error=cfg.on_error))
 
@@ -162,20 +165,37 @@ def _table(folder: pathlib.Path, stem: str) -> pathlib.Path | None:
 
 
 def _columns(
-  path: pathlib.Path, given: Mapping[str, str], usual: Mapping[str, str], needed: Sequence[str]
+  path: pathlib.Path,
+  given: Mapping[str, str],
+  usual: Mapping[str, str],
+  needed: Sequence[str],
+  on_error: str,
 ) -> dict[str, str]:
   """Field -> column. One of a usual name that the table does not have is left out, if it may be."""
-  there = tables.names(path)
+  there = tables.names(path, on_error=on_error)
+  part = "item_columns" if "id" in needed else "columns"
   for name in needed:
     if given[name] not in there:
-      part = "item_columns" if "id" in needed else "columns"
       raise DataError(
         f"there is no column {given[name]!r}",
         path=path,
         remedy=f"Say which of {', '.join(there)} it is: --config.data.{part}.{name}=...",
       )
   optional = {name for name, at in given.items() if name not in needed and at == usual[name]}
-  return {name: at for name, at in given.items() if at and (at in there or name not in optional)}
+  found = {name: at for name, at in given.items() if at and (at in there or name not in optional)}
+  unread = [name for name in there if name not in found.values()]
+  for name, instead in (("timestamp", "events count in the order of the file"), ("title", "")):
+    if given.get(name) and name not in found and unread:
+      _logger.warning(
+        "%s has no column %r%s; if it is one of %s: --config.data.%s.%s=...",
+        path,
+        given[name],
+        instead and f", so {instead}",
+        ", ".join(unread),
+        part,
+        name,
+      )
+  return found
 
 
 def _reviewed(reviews: Callable, described: Callable) -> Source:
@@ -267,6 +287,13 @@ def path_of(given: str) -> pathlib.Path:
   path = pathlib.Path(given).expanduser()
   root = os.environ.get("RECJAX_DATA")
   return path if path.exists() or path.is_absolute() or not root else pathlib.Path(root) / path
+
+
+def titled(catalog: Catalog) -> bool:
+  """Whether items are named by more than their ids."""
+  titles = catalog["title"] if "title" in catalog.fields else catalog.ids
+  named = zip(titles.tolist(), catalog.ids.tolist(), strict=True)
+  return any(title not in ("", item) for title, item in named)
 
 
 def category(catalog: Catalog, depth: int = 1) -> np.ndarray:

@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments import settings, sources
 from recjax.data import draws, examples, interactions, loader, negatives, prepare, splits
+from recjax.data.errors import DataError
 from recjax.data.examples import Examples
 from recjax.data.interactions import Interactions
 from recjax.systems import SYSTEMS
@@ -287,6 +288,20 @@ def named(config: ml_collections.ConfigDict) -> Task:
       f"examples 'users' draws events anew, without ratings: not for {config.task!r}"
     )
   return task
+
+
+def check_split(config: ml_collections.ConfigDict, split: splits.Split) -> None:
+  """An error where users have too few events for the task, or for what is learned from."""
+  remedy = "Check that --config.data.columns.user names who met the items, not a row or a visit."
+  if TASKS[config.task].split is _next_item_split and not len(split.test):
+    raise DataError("no user has three events, so none validates and none tests", remedy=remedy)
+  if config.examples in ("rows", "sequences", "prefixes"):
+    start, stop = prepare.bounds(split.train)
+    if not (stop - start > 1).any():
+      raise DataError(
+        "no user has two events to learn from, beside the two that validate and test",
+        remedy=remedy,
+      )
 
 
 def drawn(name: str, cfg: settings.Data, train: Interactions) -> list[loader.Transform]:

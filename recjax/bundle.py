@@ -2,7 +2,8 @@
 
 The file holds what the writer says, the SHA-256 of every other file and, last, a hash of itself,
 so no byte can change unseen. It is written last, in a folder beside, which is then renamed: a
-folder under its own name is complete.
+folder under its own name is complete. Where a writer was killed between two renamings, the one
+that was there before, or the new one, is put there by whoever comes next.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ def write(
   about: Mapping[str, Any],
   fill: Callable[[pathlib.Path], None],  # writes the other files into the folder it is given
 ) -> None:
-  """Replaces `folder`, if it was written by this, by what `fill` writes and `about` says."""
+  """Replaces `folder`, if it was written by this, by what `fill` writes and `about` says.
+
+  One at a time: two writers of one folder must take turns.
+  """
+  folder = folder.resolve()  # of a link, what it points to
+  recover(folder, name)
   if (
     folder.exists() and not (folder / name).exists() and (folder.is_file() or any(folder.iterdir()))
   ):
@@ -41,7 +47,7 @@ def write(
       path=folder,
       remedy="Name another folder, or remove this one.",
     )
-  part, old = (folder.with_name(f".{folder.name}{end}") for end in (".part", ".old"))
+  part, old = _beside(folder)
   for rest in (part, old):
     shutil.rmtree(rest, ignore_errors=True)
   part.mkdir(parents=True)
@@ -52,8 +58,30 @@ def write(
   _synced(part / name)
   if folder.exists():
     folder.rename(old)
-  part.rename(folder)
+  if part.exists():  # a reader that came between may have put it there
+    part.rename(folder)
   shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: pathlib.Path, name: str) -> None:
+  """Where a writer was killed before the new folder took the place of the old: it, or the old."""
+  if folder.name and not folder.exists():
+    part, old = _beside(folder)
+    if (old / name).exists():
+      (part if (part / name).exists() else old).rename(folder)
+
+
+def _beside(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """What is being written, and what was there before."""
+  return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+
+
+def seal(folder: pathlib.Path, name: str) -> bytes:
+  """Differs from what it was once the folder was written anew."""
+  try:
+    return (folder / name).read_bytes()
+  except FileNotFoundError:
+    return b""
 
 
 def read(folder: pathlib.Path, name: str) -> dict[str, Any]:

@@ -82,13 +82,21 @@ def grown(of: Recommender, rows: Sequence[Row]) -> Changes:
 
 
 def _check(of: Recommender, rows: Sequence[Row]) -> None:
+  if isinstance(rows, Mapping):
+    raise DataError("new items are a list of rows", remedy="Put the row into brackets: [row].")
   known, met = set(of.items.tolist()), set()
   for n, row in enumerate(rows):
+    if not isinstance(row, Mapping):
+      raise DataError(
+        f"new item {n} is {row!r:.200}, not what is known of it", remedy='{"id": ..., "title": ...}'
+      )
     for name in ("id", "title"):
       if not isinstance(row.get(name), str):
         raise DataError(f"new item {n} has no {name!r} that is a string: {dict(row)!r:.200}")
-    if row["id"] in known or row["id"] in met:
-      how = "the id of no item" if not row["id"] else "known" if row["id"] in known else "twice"
+    if not row["id"].strip() or row["id"] in known or row["id"] in met:
+      how = (
+        "the id of no item" if not row["id"].strip() else "known" if row["id"] in known else "twice"
+      )
       raise DataError(f"new item {n}: {row['id']!r} is there already ({how})")
     met.add(row["id"])
 
@@ -152,7 +160,14 @@ def _encoded(text: Text | None, rows: Sequence[Row]) -> np.ndarray:
   for name, column in columns.items():
     column[PAD + 1 :] = [row[name] for row in rows]
   catalog = Catalog(with_pad(strings([row["id"] for row in rows])), columns)
-  return vectors.item_vectors(catalog, text.template, encoder)[PAD + 1 :]
+  made = vectors.item_vectors(catalog, text.template, encoder)[PAD + 1 :]
+  if not made.any(1).all():
+    row = rows[int(np.argmin(made.any(1)))]
+    raise DataError(
+      f"no word of the text of new item {row['id']!r} is known, so nothing places it",
+      remedy="Describe it by words that the catalogue has, or give it a `vector`.",
+    )
+  return made
 
 
 def _grow_tiger(of: Recommender, new: np.ndarray, made: np.ndarray) -> Changes:

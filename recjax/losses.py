@@ -127,7 +127,8 @@ def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
   x = jnp.where(counts, ordered(states).astype(jnp.float32), 0.0)  # [G, R, D]
   labels = jnp.where(counts[..., 0], ordered(labels), 0)
   table = table.astype(jnp.float32)
-  own = table[labels]  # [G, R, D]
+  # A label that is no row makes the loss NaN, which stops a training, not that of the last row.
+  own = table.at[labels].get(mode="fill", fill_value=jnp.nan)  # [G, R, D]
   picked = (x * own).sum(-1)
   if bias is not None:
     picked += bias[labels]
@@ -203,6 +204,7 @@ def gbce(
   *,
   num_items: int,  # items that can be drawn as negatives of one example
   t: float,
+  negatives_where: Array | None = None,  # [..., M], False drops one
 ) -> Total:
   """Generalised BCE of gSASRec (Petrov & Macdonald, RecSys 2023), eq. 7 to 9.
 
@@ -213,7 +215,8 @@ def gbce(
   alpha = negatives.shape[-1] / num_items
   beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
   positive, negatives = _quiet(positive, where), _quiet(negatives, where)
-  return total(-beta * jax.nn.log_sigmoid(positive) + jax.nn.softplus(negatives).sum(-1), where)
+  pushed = _kept(jax.nn.softplus(negatives), negatives_where).sum(-1)
+  return total(-beta * jax.nn.log_sigmoid(positive) + pushed, where)
 
 
 def bce(logits: Array, labels: Array, where: Array | None = None) -> Total:
@@ -228,11 +231,19 @@ def squared(predicted: Array, wanted: Array, where: Array | None = None) -> Tota
   return total(jnp.square(_quiet(predicted, where) - _quiet(wanted, where)), where)
 
 
-def bpr(positive: Array, negatives: Array, where: Array | None = None) -> Total:
-  """Bayesian personalised ranking (Rendle et al., UAI 2009): the mean over M negatives."""
+def bpr(
+  positive: Array,  # [...]
+  negatives: Array,  # [..., M]
+  where: Array | None = None,
+  *,
+  negatives_where: Array | None = None,  # [..., M], False drops one
+) -> Total:
+  """Bayesian personalised ranking (Rendle et al., UAI 2009): the mean over the negatives."""
   _check_shape("negatives", negatives, positive.shape + negatives.shape[-1:])
   margin = _quiet(positive, where)[..., None] - _quiet(negatives, where)
-  return total(-jax.nn.log_sigmoid(margin).mean(-1), where)
+  lost = -_kept(jax.nn.log_sigmoid(margin), negatives_where).sum(-1)
+  count = margin.shape[-1] if negatives_where is None else negatives_where.sum(-1)
+  return total(lost / jnp.maximum(count, 1), where)
 
 
 def bpr_max(
@@ -252,7 +263,7 @@ def bpr_max(
     log_weight + jax.nn.log_sigmoid(positive[..., None] - negatives), axis=-1
   )
   penalty = (jnp.exp(log_weight) * jnp.square(negatives)).sum(-1)
-  return total(-log_win + regularization * penalty, where)
+  return total(_compared(-log_win + regularization * penalty, negatives_where), where)
 
 
 def top1_max(
@@ -267,7 +278,17 @@ def top1_max(
   positive, negatives = _quiet(positive, where), _quiet(negatives, where)
   log_weight, negatives = _softmax_weights(negatives, negatives_where)
   loss = jax.nn.sigmoid(negatives - positive[..., None]) + jax.nn.sigmoid(jnp.square(negatives))
-  return total((jnp.exp(log_weight) * loss).sum(-1), where)
+  return total(_compared((jnp.exp(log_weight) * loss).sum(-1), negatives_where), where)
+
+
+def _kept(values: Array, keep: Array | None) -> Array:
+  """0 for the negatives that are dropped."""
+  return values if keep is None else jnp.where(keep, values, 0.0)
+
+
+def _compared(loss: Array, keep: Array | None) -> Array:
+  """0 where every negative is dropped: there is nothing to be better than."""
+  return loss if keep is None else jnp.where(keep.any(-1), loss, 0.0)
 
 
 def _softmax_weights(negatives: Array, keep: Array | None) -> tuple[Array, Array]:

@@ -208,7 +208,8 @@ class Recommender:
     Only for systems whose items come from text. TIGER compiles nothing anew until the trie's
     capacity is reached, which then doubles; `content` compiles once for each new size.
     """
-    return dataclasses.replace(self, **growth.grown(self, list(rows)))
+    rows = rows if isinstance(rows, Mapping) else list(rows)
+    return dataclasses.replace(self, **growth.grown(self, rows))
 
   def save(self, folder: str | os.PathLike) -> pathlib.Path:
     """Writes the folder, whole or not at all; one that `save` wrote before is replaced."""
@@ -249,6 +250,7 @@ class Recommender:
   def load(cls, path: str | os.PathLike) -> Recommender:
     """From a run's workdir, or from the folder that `save` wrote."""
     folder = _found(pathlib.Path(path).absolute())
+    seal = bundle.seal(folder, ABOUT)
     about = bundle.read(folder, ABOUT)
     if about["format"] != _FORMAT:
       raise DataError(
@@ -263,7 +265,7 @@ class Recommender:
       text = text._replace(encoder=lsa.load(folder / "lsa.safetensors"))
     arrays = (bundle.load(folder / f"{name}.safetensors") for name in ("params", "assets"))
     params, assets = (jax.tree.map(jnp.asarray, tree) for tree in arrays)
-    return cls(
+    loaded = cls(
       about["system"],
       _config(about, folder / ABOUT),
       params,
@@ -277,6 +279,9 @@ class Recommender:
       collisions=about["collisions"] and Collisions(**about["collisions"]),
       text=text,
     )
+    if bundle.seal(folder, ABOUT) != seal:
+      raise DataError("it was written anew while it was read", path=folder, remedy="Load it again.")
+    return loaded
 
   def export(
     self,
@@ -334,6 +339,7 @@ def _joined(a: Ragged, b: Ragged) -> Ragged:
 def _found(path: pathlib.Path) -> pathlib.Path:
   """The recommender's folder, given that or the run's."""
   for folder in (path, path / FOLDER):
+    bundle.recover(folder, ABOUT)
     if (folder / ABOUT).exists():
       return folder
   if not path.is_dir():

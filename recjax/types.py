@@ -29,6 +29,20 @@ PAD = 0  # the id of no item and of no user; row 0 of every table
 FROZEN = "frozen"  # the label, from `System.trainable`, of parameters that do not change
 
 
+def unpacked(batch: Batch) -> None:
+  """An error where rows hold several histories: for systems that would read them as one."""
+  if "segment" in batch:
+    raise ValueError(
+      "these rows hold several histories (`segment`), which this system would mix: batch "
+      "`examples.sequences`, not `examples.rows`"
+    )
+
+
+def known(ids: Array, count: int) -> Array:
+  """Ids in 0..count-1 as they are, any other as PAD, which means unknown."""
+  return jax.numpy.where((ids >= 0) & (ids < count), ids, PAD)
+
+
 class Ranked(NamedTuple):
   """Items, best first. A place that nothing fills holds PAD and -inf."""
 

@@ -71,6 +71,12 @@ def test_a_new_item_is_ranked_by_its_text():
   np.testing.assert_array_equal(np.sort(np.argsort(-got)[:2]), [4, 24])
 
 
+def test_vectors_of_any_length_are_made_one():
+  unit = content.unit(np.array([[9, 9], [1e30, 1e30], [3e-30, 4e-30], [0, 0]]), 4)
+  np.testing.assert_allclose(unit, [[0, 0], [0.5**0.5] * 2, [0.6, 0.8], [0, 0]], rtol=1e-6)
+  assert unit.dtype == np.float32
+
+
 def test_bad_vectors_and_settings_are_named():
   cfg = content.Config(num_items=ITEMS)
   with pytest.raises(ValueError, match=r"shape \(24, 8\) are not a row for each of 25 items"):

@@ -203,6 +203,8 @@ DRAWS = {
   "fism": "negatives are drawn for each place, padded or not",
   "hybrid": "ids are left out at random, place by place",
 }
+# Those that compare a target with the batch's `candidates`, and draw nothing else.
+GIVEN = {"fism", "lightgcn", "mf", "neumf"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
   "fism": (150, 1e-2),
@@ -305,6 +307,34 @@ def test_rows_that_only_fill_do_not_count(made):
   out = system.loss(params, assets, masked, key)
   other = {k: v if k == "weight" else v.at[5:].set(v[0]) for k, v in masked.items()}
   chex.assert_trees_all_close(out, system.loss(params, assets, other, key), rtol=1e-5)
+
+
+def test_rows_of_several_histories_are_kept_apart_or_refused(made):
+  name, system, assets, params, batch, learned = made
+  if EXAMPLES.get(name) is not whole:
+    return
+  apart = jnp.broadcast_to(jnp.arange(learned["history"].shape[1])[None] // 3 + 1, (64, MAX_LEN))
+  packed = learned | {"segment": apart}
+  if getattr(SYSTEMS[name], "SEGMENTS", False):
+    key = jax.random.key(0)
+    one, several = (system.loss(params, assets, x, key).sum for x in (learned, packed))
+    assert abs(one - several) > 1e-3
+  else:
+    with pytest.raises(ValueError, match="several histories.*examples.sequences"):
+      system.loss(params, assets, packed, jax.random.key(0))
+
+
+@pytest.mark.parametrize("extra", [1, 3])
+def test_given_candidates_that_are_pad_teach_nothing(made, extra):
+  name, system, assets, params, batch, learned = made
+  if name not in GIVEN:
+    return
+  given = jnp.tile(jnp.array([[3, 7]]), (64, 1))
+  key, found = jax.random.key(0), []
+  for candidates in (given, jnp.pad(given, ((0, 0), (0, extra)))):
+    asked = learned | {"candidates": candidates}
+    found.append(jax.value_and_grad(lambda p, x=asked: system.loss(p, assets, x, key).sum)(params))
+  chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_changes_no_answer(made):

@@ -1,6 +1,7 @@
 """FISM by loops over sets: scores, the loss, and that an item never speaks for itself."""
 
 import blocks
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +80,22 @@ def test_a_target_is_taken_out_of_its_own_history():
   assert grad["p"][2].any() and grad["p"][7].any() and grad["q"][5].any()
 
 
+def test_a_negative_that_lies_in_the_set_counts_for_nothing():
+  system, params = made(penalty=0.1, bias_penalty=0.1)
+  given = {
+    "history": jnp.array([[0, 2, 6, 7]]),
+    "target": jnp.array([5]),
+    "candidates": jnp.array([[7, 1, 3]]),
+    "weight": jnp.ones(1),
+  }
+  less = given | {"candidates": jnp.array([[1, 3]])}
+  found, wanted = (
+    jax.value_and_grad(lambda p, x=x: system.loss(p, (), x, None).sum)(params)
+    for x in (given, less)
+  )
+  chex.assert_trees_all_close(found, wanted, rtol=1e-5)
+
+
 def test_the_penalty_falls_on_the_rows_of_the_batch():
   given = {
     "history": jnp.array([[0, 2, 2, 7]]),
@@ -88,8 +105,9 @@ def test_the_penalty_falls_on_the_rows_of_the_batch():
   }
   (plain, params), (heavy, _) = made(penalty=0.0, bias_penalty=0.0), made(penalty=2, bias_penalty=3)
   p = jax.tree.map(np.asarray, params)
-  wanted = 2 * ((p["p"][[2, 7]] ** 2).sum() + (p["q"][[5, 1, 3]] ** 2).sum())
-  wanted += 3 * (p["bias"][[5, 1, 3]] ** 2).sum()
+  share = np.array([1, 0.5, 0.5])[:, None]  # the negatives as one
+  wanted = 2 * ((p["p"][[2, 7]] ** 2).sum() + (share * p["q"][[5, 1, 3]] ** 2).sum())
+  wanted += 3 * (share[:, 0] * p["bias"][[5, 1, 3]] ** 2).sum()
   added = heavy.loss(params, (), given, None).sum - plain.loss(params, (), given, None).sum
   np.testing.assert_allclose(added, wanted, rtol=1e-4)
 

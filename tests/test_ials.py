@@ -120,6 +120,12 @@ def test_a_user_without_a_row_is_folded_in_and_one_with_a_row_keeps_it():
   system = ials.make(ials.Config(x.num_items, dim=4, sweeps=5))
   params = system.fit((), x.take(x.user != 3))  # user 3 is on the map, and met nothing
   history = jnp.tile(jnp.array([[0, 2, 5, 7]]), (3, 1))
+  unheard = jnp.array([0, 99, -1])  # no users of this map
+  np.testing.assert_allclose(
+    system.embed(params, (), {"user": unheard, "history": history}),
+    system.embed(params, (), {"history": history}),
+    atol=1e-5,
+  )
   asked = {"user": jnp.array([0, 3, 4]), "history": history}
   folded = system.embed(params, (), {"history": history})[0]
   got = np.asarray(system.embed(params, (), asked))

@@ -1,5 +1,7 @@
 """Losses: hand arithmetic, independent references, and masks that nothing passes."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,10 @@ def test_a_class_of_minus_infinity_takes_no_part():
   np.testing.assert_allclose(three[0], four[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [losses.bpr_max, losses.top1_max])
+PLAIN = functools.partial(losses.gbce, num_items=9, t=0.0)
+
+
+@pytest.mark.parametrize("loss", [losses.bpr, losses.bpr_max, losses.top1_max, PLAIN])
 def test_what_a_ranking_loss_drops_is_as_if_it_were_not_there(loss):
   positive, negatives = jnp.array([1.0, -2.0]), jnp.array([[0.5, 9.0, -1.0], [3.0, 1.0, 0.0]])
   keep = jnp.array([[True, False, True]] * 2)
@@ -48,8 +53,17 @@ def test_what_a_ranking_loss_drops_is_as_if_it_were_not_there(loss):
   grads = jax.grad(lambda n: loss(positive, n, negatives_where=keep)[0])(negatives)
   chex.assert_tree_all_finite(grads)
   assert not np.any(grads[:, 1]) and np.all(grads[:, 0])
-  nothing = jax.grad(lambda n: loss(positive, n, negatives_where=keep & False)[0])(negatives)
-  assert np.isfinite(nothing).all()
+  none = jax.grad(lambda p, n: loss(p, n, negatives_where=keep & False)[0], argnums=(0, 1))
+  of_positive, of_negatives = none(positive, negatives)
+  assert not np.any(of_negatives)
+  assert np.any(of_positive) == (loss is PLAIN)  # the others have nothing to be better than
+
+
+def test_a_label_that_is_no_row_makes_the_loss_nan_where_it_counts():
+  states, table = jnp.ones((2, 3)), jnp.ones((4, 3))
+  for where, finite in (([True, True], False), ([True, False], True)):
+    found = losses.linear_softmax_xent(states, table, jnp.array([1, 4]), jnp.array(where))[0]
+    assert np.isfinite(found) == finite
 
 
 def linear_case(seed=0, batch=(8, 5), items=23, dim=4):

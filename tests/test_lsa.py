@@ -156,8 +156,10 @@ def test_too_few_texts_or_terms_say_so(titles):
     lsa.fit(TEXTS, dim=8)
   with pytest.raises(DataError, match="0 texts"):
     lsa.fit([], dim=1)
+  with pytest.raises(DataError, match="0 words are in at least 2 of the 2 texts"):
+    lsa.fit(["red lamp", "blue soap"], dim=None)
   with pytest.raises(DataError, match="Lower `dim`"):
-    lsa.fit(["a b c"] * 9, dim=1)
+    lsa.fit(["one two three"] * 9, dim=3)
 
 
 def test_a_missing_or_damaged_file_is_named(titles, tmp_path):

@@ -132,6 +132,42 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
   assert Recommender.load(folder).recommend([["i1"]]) == held.recommend([["i1"]])
 
 
+def test_a_save_that_was_killed_between_two_renamings_loses_nothing(tmp_path):
+  folder, old, part = (tmp_path / name for name in ("kept", ".kept.old", ".kept.part"))
+  make("popularity").save(folder).rename(old)
+  assert Recommender.load(folder).system == "popularity" and not old.exists()
+  folder.rename(old)
+  part.mkdir()  # unfinished
+  make("item_knn").save(folder)
+  assert Recommender.load(folder).system == "item_knn"
+  folder.rename(part)
+  make("popularity").save(tmp_path / "other").rename(old)
+  assert Recommender.load(folder).system == "item_knn"  # what was being put there
+
+
+def test_a_save_through_a_link_replaces_what_it_points_to(tmp_path):
+  make("popularity").save(tmp_path / "first")
+  (tmp_path / "current").symlink_to(tmp_path / "first")
+  for name in ("item_knn", "popularity"):
+    make(name).save(tmp_path / "current")
+    assert (tmp_path / "current").is_symlink()
+    assert Recommender.load(tmp_path / "first").system == name
+
+
+def test_a_folder_written_anew_while_it_is_read_is_an_error(tmp_path, monkeypatch):
+  folder = make("popularity").save(tmp_path / "kept")
+  load = bundle.load
+
+  def slow(path):
+    if path.name.startswith("params"):
+      make("item_knn").save(folder)
+    return load(path)
+
+  monkeypatch.setattr(bundle, "load", slow)
+  with pytest.raises(DataError, match="written anew while it was read.*Load it again"):
+    Recommender.load(folder)
+
+
 def test_a_system_and_items_that_do_not_belong_together_are_refused(shop):
   with pytest.raises(DataError, match="no system 'oracle'"):
     dataclasses.replace(shop, system="oracle")

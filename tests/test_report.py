@@ -33,7 +33,8 @@ def page(folder):
     "systems": systems,
   }
   curve = [{"step": s, "loss": 1 / s, "valid/ndcg@10": s / 10} for s in (1, 2, 3)]
-  user = {"user": "U" * 60, "history": [LONG, "b"], "titles": [LONG, "c"], "next": "c"}
+  user = {"user": "U" * 60, "history": [LONG, "b"], "titles": [LONG, "c"]}
+  user |= {"hit": [False, True], "next": "c"}
   rng = np.random.default_rng(0)
   report.write(
     folder / "report.html",

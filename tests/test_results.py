@@ -19,6 +19,13 @@ def test_the_mean_and_its_interval_over_seeds():
   assert "half_width" not in results.mean(TABLE["popularity"][:1])["recall@10"]
 
 
+def test_a_seed_that_failed_leaves_the_mean_without_an_interval():
+  rows = [{"seed": 0, "rmse": 1.0, "mae": 1.0}, {"seed": 1, "rmse": float("inf"), "mae": 2.0}]
+  found = results.mean(rows)
+  assert found["rmse"] == {"mean": float("inf")} and found["mae"]["half_width"] > 0
+  assert "inf" in results.render({"mf": rows})
+
+
 def test_a_record_holds_config_seeds_and_what_it_ran_on(tmp_path):
   results.write(tmp_path / "popularity_beauty.json", CONFIG, TABLE, 12.34)
   kept = json.loads((tmp_path / "popularity_beauty.json").read_text())

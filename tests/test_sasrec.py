@@ -153,6 +153,8 @@ def test_gradients_of_sampled_losses_are_finite(changes):
 
 
 def test_bad_settings_are_errors():
+  with pytest.raises(ValueError, match="from 0, plain BCE, to 1"):
+    sasrec.Config(num_items=5, negatives=3, t=1.5)
   with pytest.raises(ValueError, match="needs negatives"):
     sasrec.Config(num_items=5, t=0.5)
   with pytest.raises(ValueError, match="shared=True shares out a draw"):

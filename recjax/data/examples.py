@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from recjax.data import interactions, prepare
+from recjax.data.errors import DataError
 from recjax.data.interactions import Impressions, Interactions
 from recjax.data.ragged import Ragged
 
@@ -79,6 +80,11 @@ def sequences(x: Interactions, max_len: int, *, stride: int | None = None) -> Ex
     start, stop = np.repeat(start, windows), np.repeat(stop, windows) - nth * stride
   start = np.maximum(start, stop - max_len - 1)
   long = stop - start >= 2  # one event alone has no next
+  if not long.any():
+    raise DataError(
+      "no user has two events, so there is nothing that follows another",
+      remedy="Check that `user` is who met the items, not a row or a visit.",
+    )
   start, stop = start[long], stop[long]
   return Examples(
     {"user": x.user[start]},

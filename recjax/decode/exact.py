@@ -109,8 +109,8 @@ def candidates(
 
 
 def top(scores: Array, k: int) -> Ranked:
-  """The k best of scores [B, I] by item id; ties go to the smaller id."""
-  scores = scores.at[:, PAD].set(-jnp.inf)
+  """The k best of scores [B, I] by item id; ties go to the smaller id, NaN is never among them."""
+  scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores).at[:, PAD].set(-jnp.inf)
   scores = jnp.pad(scores, ((0, 0), (0, max(0, k - scores.shape[1]))), constant_values=-jnp.inf)
   score, ids = jax.lax.top_k(scores, k)
   return Ranked(jnp.where(score > -jnp.inf, ids, PAD), score)

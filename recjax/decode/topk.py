@@ -19,7 +19,10 @@ def scores(every: Array, batch: Batch) -> Array:
 
 
 def rank(every: Array, batch: Batch, *, k: int) -> Ranked:
-  """What `System.recommend` answers from [B, I]: the best k that `allow` and `deny` leave."""
+  """What `System.recommend` answers from [B, I]: the best k that `allow` and `deny` leave.
+
+  An item whose score is NaN is never among them.
+  """
   if k >= every.shape[1]:
     raise ValueError(f"k is {k}, but there are {every.shape[1] - 1} items")
   every = every.at[:, PAD].set(-jnp.inf)
@@ -29,7 +32,7 @@ def rank(every: Array, batch: Batch, *, k: int) -> Ranked:
     every = jnp.where(allowed, every, -jnp.inf)
   if "deny" in batch:
     every = every.at[rows, batch["deny"]].set(-jnp.inf)
-  best, ids = jax.lax.top_k(every, k)
+  best, ids = jax.lax.top_k(jnp.where(jnp.isnan(every), -jnp.inf, every), k)
   return Ranked(jnp.where(best > -jnp.inf, ids, PAD), best)
 
 

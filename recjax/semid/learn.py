@@ -51,7 +51,13 @@ def quantizer(
     raise DataError(f"vectors [N, D] are needed, these have shape {np.shape(vectors)}")
   vectors = np.asarray(vectors)
   if not cfg.sizes:
-    cfg = dataclasses.replace(cfg, sizes=sizes_of(len(vectors)))
+    distinct = len({row.tobytes() for row in np.ascontiguousarray(vectors, np.float32)})
+    if distinct < 2:
+      raise DataError(
+        f"all {len(vectors)} vectors are the same: no codes can tell these items apart",
+        remedy="Describe the items by more, or leave semantic ids out.",
+      )
+    cfg = dataclasses.replace(cfg, sizes=sizes_of(distinct))
   key = jax.random.key(cfg.seed)
   methods: dict[str, Callable[[], Quantizer]] = {
     "rqvae": lambda: _best_rqvae(cfg, vectors, workdir),
@@ -64,10 +70,12 @@ def quantizer(
 
 
 def sizes_of(items: int) -> tuple[int, ...]:
-  """Codes of each level for so many items: three levels of 256 for 12,000, two of 32 for 500.
+  """Codes of each level for so many items that differ: three of 256 for 12,000, two of 32 for 500.
 
   Far fewer items than codes leave nothing to learn the later levels of.
   """
+  if items < 3:
+    return (2,)
   if items < 12:  # a level of more leaves nothing for the next
     return (2, 2)
   size = 2 ** math.ceil(math.log2(1.2 * max(items - 4, 4) ** 0.5))

@@ -90,6 +90,12 @@ def fit(
     raise ValueError(f"the shortest word has {shortest} letters; it takes 1 or more")
   df = collections.Counter(t for text in texts for t in set(_words(text, shortest)))
   terms = tuple(sorted(term for term, count in df.items() if count >= min_df))
+  if len(terms) < 2:
+    raise DataError(
+      f"{len(terms)} words are in at least {min_df} of the {len(texts)} texts: nothing tells them "
+      "alike",
+      remedy="Give texts of several words, with white space between, or use a sentence encoder.",
+    )
   if dim is None:
     dim = min(128, max(min(len(terms), len(texts)) // 2, 1))
   if dim >= min(len(terms), len(texts)):

@@ -15,7 +15,7 @@ from recjax.data.errors import DataError, Skipped
 from recjax.data.interactions import Catalog, Impressions, Interactions, strings
 from recjax.data.ragged import Ragged
 from recjax.data.readers.files import Lines, Path, shown
-from recjax.data.readers.values import seconds
+from recjax.data.readers.values import moment
 from recjax.types import PAD
 
 _FLOAT32 = float(np.finfo(np.float32).max)
@@ -126,20 +126,50 @@ class Ints:
 
 
 class Times(Ints):
-  """Int64: numbers as they are, dates as seconds since 1970. A column holds one or the other."""
+  """Int64: numbers as they are, dates as seconds since 1970. A column holds one or the other.
+
+  Where any has a fraction, all are a million times that: microseconds of what were seconds.
+  """
 
   dated: bool | None = None
 
-  def check(self, value: Any) -> int:
+  def __init__(self, name: str):
+    super().__init__(name)
+    self.beyond = array("i")  # millionths
+
+  def append(self, value: tuple[int, int]) -> None:
+    super().append(value[0])
+    self.beyond.append(value[1])
+
+  def finish(self) -> np.ndarray:
+    whole, beyond = super().finish(), _flat(self.beyond, np.int32)
+    if not beyond.any():
+      return whole
+    if np.abs(whole).max() > 2**63 // 10**6 - 1:
+      raise DataError(
+        f"{self.name}: some have fractions, and {np.abs(whole).max()} is too large for these",
+        remedy="Write all of them as whole numbers.",
+      )
+    return whole * 10**6 + beyond
+
+  def check(self, value: Any) -> tuple[int, int]:
     dated = isinstance(value, datetime.date) or (
       isinstance(value, str) and _DATE.match(value) is not None
     )
     if self.dated not in (None, dated):
       there = "numbers" if dated else "dates"
       raise DataError(f"{self.name} {shown(value)} stands among {there}")
-    number = seconds(value) if dated else super().check(value)
+    found = moment(value) if dated else self._parted(value)
     self.dated = dated
-    return number
+    return found
+
+  def _parted(self, value: Any) -> tuple[int, int]:
+    """A number as a whole one and millionths."""
+    number = _finite(self.name, value)
+    if number.is_integer() or abs(number) > 2**53:
+      return super().check(value), 0
+    whole, beyond = divmod(round(number * 10**6), 10**6)
+    return whole, beyond
 
 
 class Texts:

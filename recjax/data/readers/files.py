@@ -156,6 +156,13 @@ class Lines:
     """What was left out, said once in the log. A file that held nothing at all is an error."""
     if not self.records and not self._skipped.count:
       raise DataError("the file holds no records", path=self.path, remedy=_AGAIN)
+    if not self.records:
+      raise DataError(
+        f"no record is left: all {self._skipped.count} places were skipped, the first as "
+        f"{self._skipped.first[0]}",
+        path=self.path,
+        remedy="Mend what they have in common.",
+      )
     if self._skipped.count:
       first = "\n  ".join(self._skipped.first)
       logging.warning("%s: %d places skipped, first:\n  %s", self.path, self._skipped.count, first)

@@ -10,8 +10,8 @@ category path). Raw ids are text: "007" stays "007".
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -153,8 +153,8 @@ def _unknown(path: Path, form: str) -> DataError:
   )
 
 
-def names(path: Path, *, delimiter: str | None = None) -> list[str]:
-  """What a table's columns are called; of JSON lines the fields of the first thousand records."""
+def names(path: Path, *, delimiter: str | None = None, on_error: str = "raise") -> list[str]:
+  """What a table's columns are called; of JSON lines the fields of all records."""
   form = suffix(path)
   delimiter = delimiter or _DELIMITERS.get(form)
   if delimiter:
@@ -164,8 +164,10 @@ def names(path: Path, *, delimiter: str | None = None) -> list[str]:
       return file.schema_arrow.names
   if form not in (".jsonl", ".json"):
     raise _unknown(path, form)
-  records = itertools.islice(Lines(path).parsed(json_object), 1000)
-  return list(dict.fromkeys(name for record in records for name in record))
+  found: dict[str, None] = {}
+  for record in Lines(path, on_error).parsed(json_object):
+    found |= dict.fromkeys(record)
+  return list(found)
 
 
 def _require(columns: Mapping[str, str | int], *names: str) -> None:
@@ -220,9 +222,11 @@ def _parquet(path, columns, kinds, on_error: str) -> Table:
 @contextlib.contextmanager
 def _parquet_file(path: Path) -> Iterator[parquet.ParquetFile]:
   """The open file; what is none, or breaks off, is said in our words."""
-  open_bytes(path).close()
+  packed = pathlib.Path(path).suffix.lower() != ".parquet"
+  with open_bytes(path) as stream:
+    source = pa.BufferReader(stream.read()) if packed else os.fspath(path)
   try:
-    with parquet.ParquetFile(os.fspath(path)) as file:
+    with parquet.ParquetFile(source) as file:
       yield file
   except (pa.ArrowException, OSError) as error:
     raise DataError(f"not a parquet file ({error})", path=path, remedy="Get it again.") from error

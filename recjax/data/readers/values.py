@@ -16,13 +16,22 @@ _PRICE = re.compile(r"\$?\s*(\d[\d,]*\.?\d*|\.\d+)")
 
 
 def seconds(date: Any) -> int:
-  """Seconds since 1970 of "2017-12-17" or "2018-07-07 22:09:11", UTC where no zone is named."""
+  """Whole seconds since 1970 of a date, see `moment`."""
+  return moment(date)[0]
+
+
+def moment(date: Any) -> tuple[int, int]:
+  """Seconds since 1970 of "2017-12-17" or "2018-07-07 22:09:11", UTC where no zone is named.
+
+  And the microseconds beyond.
+  """
   try:
     parsed = datetime.datetime.fromisoformat(date if isinstance(date, str) else date.isoformat())
   except (AttributeError, ValueError) as error:
     raise DataError(f"date {shown(date)} is not of the form 2018-07-07 22:09:11") from error
   zone = parsed.tzinfo or datetime.UTC
-  return math.floor(parsed.replace(tzinfo=zone).timestamp())
+  exact = parsed.replace(tzinfo=zone)
+  return math.floor(exact.replace(microsecond=0).timestamp()), exact.microsecond
 
 
 def plain(text: Any) -> Any:

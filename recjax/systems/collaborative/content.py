@@ -53,7 +53,8 @@ def unit(vectors: np.ndarray, num_items: int) -> np.ndarray:
   if not good.all():
     raise ValueError(f"the vector of item {int(np.argmin(good))} is not finite")
   vectors[PAD] = 0
-  return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+  length = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+  return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0, casting="unsafe")
 
 
 def make(cfg: Config) -> System:

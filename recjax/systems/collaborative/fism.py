@@ -7,8 +7,8 @@ set that predicts it. Learned as FISMauc: met items should score 1 above drawn o
 Batches of `next` (`examples.sequences`) teach every item of a user's set in one pass; batches of
 `target` (`examples.prefixes`) teach one item from what came before it. A set is what the batch's
 window holds, each item once. Unlike the paper: L2 falls on the vectors of the batch, a set's items
-once a row; negatives are drawn from all but the target, unless the batch brings exact
-`candidates`; an item that was repeated counts once.
+once a row, a target's negatives as one; a negative that lies in the row's own set counts for
+nothing; an item that was repeated counts once.
 
 B batch, D width, I items (PAD included), K results, N negatives, R targets of a row, T history.
 """
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from recjax import losses
 from recjax.data import negatives
 from recjax.decode import topk
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Loss, System, unpacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,7 @@ def make(cfg: Config) -> System:
     return total * jnp.maximum(count, 1).astype(jnp.float32)[..., None] ** -cfg.alpha
 
   def loss(params, assets, batch, key):
+    unpacked(batch)
     if "next" in batch:
       # A window is its history and the item after it: what the last place must predict.
       met = distinct(jnp.concatenate([batch["history"], batch["next"][:, -1:]], axis=1))
@@ -83,12 +84,16 @@ def make(cfg: Config) -> System:
       drawn = jnp.broadcast_to(batch["candidates"][:, None], shape)  # [B, R, N]
     else:
       drawn = negatives.other(key, target, cfg.negatives, cfg.num_items)
+    rows = jnp.arange(len(met))[:, None]
+    inside = jnp.zeros((len(met), cfg.num_items), bool).at[rows, met].set(True).at[:, PAD].set(True)
+    free = ~jnp.take_along_axis(inside[:, None], drawn, axis=2)  # [B, R, N]
     positive = params["bias"][target] + (user * params["q"][target]).sum(-1)
     negative = params["bias"][drawn] + jnp.einsum("brd,brnd->brn", user, params["q"][drawn])
     # Nothing is learned of an item that is alone in its set.
     where = (target != PAD) & (count[:, None] > own) & (batch["weight"] > 0)[:, None]
-    margin = (positive[..., None] - negative).mean(-1)
-    gap = jnp.square(positive[..., None] - negative - 1).mean(-1)
+    count_free = jnp.maximum(free.sum(-1), 1)
+    margin = jnp.where(free, positive[..., None] - negative, 0).sum(-1) / count_free
+    gap = jnp.where(free, jnp.square(positive[..., None] - negative - 1), 0).sum(-1) / count_free
     fit, weight = losses.total(gap, where)
     ranked, _ = losses.total(margin > 0, where)
 
@@ -98,8 +103,10 @@ def make(cfg: Config) -> System:
       return losses.total(square, where)[0]
 
     known = (met != PAD) & (batch["weight"] > 0)[:, None]
-    vectors = squares("p", met, known) + squares("q", target, where) + squares("q", drawn, where)
-    biases = squares("bias", target, where) + squares("bias", drawn, where)
+    drawn_where = (where[..., None] & free) / count_free[..., None]
+    vectors = squares("p", met, known) + squares("q", target, where)
+    vectors += squares("q", drawn, drawn_where)
+    biases = squares("bias", target, where) + squares("bias", drawn, drawn_where)
     penalty = cfg.penalty * vectors + cfg.bias_penalty * biases
     return Loss(fit + penalty, weight, {"fit": (fit, weight), "above": (ranked, weight)})
 

@@ -115,7 +115,10 @@ def make(cfg: Config) -> System:
     items = apply(params, assets, asked, Towers.item, item_key)  # [B, 1 + N, D]
     logits = jnp.einsum("bd,bnd->bn", user, items)
     where = (target != PAD) & (batch["weight"] > 0)
-    return Loss(*losses.sampled_softmax_xent(logits[:, 0], logits[:, 1:], where))
+    there = drawn != PAD
+    return Loss(
+      *losses.sampled_softmax_xent(logits[:, 0], logits[:, 1:], where, negatives_where=there)
+    )
 
   def index(params, assets):
     every = jnp.arange(cfg.num_items)

@@ -28,7 +28,7 @@ import scipy.sparse
 
 from recjax.decode import topk
 from recjax.systems.collaborative import neighbours
-from recjax.types import PAD, System
+from recjax.types import PAD, System, known
 
 _CHUNK = 2**22  # elements R x W x D that are gathered at once
 
@@ -91,13 +91,13 @@ def make(cfg: Config) -> System:
   def embed(params, assets, batch):
     if "user" not in batch:
       return folded(params, batch)
-    own = params["users"][batch["user"]]
+    own = params["users"][known(batch["user"], len(params["users"]))]  # PAD's is 0
     if "history" not in batch:
       return own
-    known = (own != 0).any(1, keepdims=True)
-    # Where all are known nothing is solved.
+    fitted = (own != 0).any(1, keepdims=True)
+    # Where all are fitted nothing is solved.
     return jax.lax.cond(
-      known.all(), lambda: own, lambda: jnp.where(known, own, folded(params, batch))
+      fitted.all(), lambda: own, lambda: jnp.where(fitted, own, folded(params, batch))
     )
 
   def every(params, assets, batch):
@@ -122,7 +122,7 @@ def _chunks(met: scipy.sparse.csr_array, dim: int):
   chunks = []
   for w in np.unique(width[count > 0]):
     ids = np.flatnonzero((width == w) & (count > 0))
-    size = min(max(_CHUNK // (w * dim), 1), len(ids))
+    size = min(max(_CHUNK // (max(w, dim) * dim), 1), len(ids))
     for begin in range(0, len(ids), size):
       rows = ids[begin : begin + size]
       at = met.indptr[rows][:, None] + np.arange(w)

@@ -35,7 +35,7 @@ from recjax.data import negatives
 from recjax.data.interactions import Interactions
 from recjax.decode import topk
 from recjax.nn import graph
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Loss, System, known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,7 @@ def make(cfg: Config) -> System:
         raise ValueError("a softmax is over all items: leave out the batch's `candidates`")
       name = "softmax"
       met = graph.neighbours_mean(assets["graph"], jnp.concatenate([users, items]))[user]
+      users, items, met = (x.astype(jnp.float32) for x in (users, items, met))  # as losses are
       linked = graph.degrees(assets["graph"])[user, None] > 0
       met = jnp.where(linked, met, items[target])  # of a user whom the graph does not know
       query = users[user] / cfg.temperature
@@ -113,14 +114,14 @@ def make(cfg: Config) -> System:
         drawn = negatives.other(key, target, 1, cfg.num_items)  # [B, N]
       positive = (users[user] * items[target]).sum(-1)  # [B]
       negative = (users[user][:, None] * items[drawn]).sum(-1)  # [B, N]
-      total, weight = losses.bpr(positive, negative, where)
-      squares += jnp.square(params["items"][drawn]).sum((-1, -2))
+      total, weight = losses.bpr(positive, negative, where, negatives_where=drawn != PAD)
+      squares += jnp.square(params["items"][drawn]).sum(-1).sum(-1, where=drawn != PAD)
     norm, _ = losses.total(squares / 2, where)
     return Loss(total + cfg.penalty * norm, weight, {name: (total, weight)})
 
   def every(params, assets, batch):
     users, items = tables(params, assets)
-    return users[batch["user"]] @ items.T  # [B, I]
+    return users[known(batch["user"], cfg.num_users)] @ items.T  # [B, I]
 
   def score(params, assets, batch):
     return topk.scores(every(params, assets, batch), batch)

@@ -29,7 +29,7 @@ from recjax import losses
 from recjax.data import negatives
 from recjax.data.interactions import Interactions
 from recjax.decode import topk
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Loss, System, known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,34 +81,35 @@ def make(cfg: Config) -> System:
       drawn = batch.get("candidates")
       if drawn is None:
         drawn = negatives.other(key, target, 1, cfg.num_items)
-      rows = jnp.concatenate([rows, drawn], axis=1)
+      rows, there = jnp.concatenate([rows, drawn], axis=1), drawn != PAD
       negative = of(params, assets, user, drawn)  # [B, N]
       if cfg.unobserved is None:
-        total, weight = losses.bpr(positive, negative, where)
+        total, weight = losses.bpr(positive, negative, where, negatives_where=there)
       else:
         total, weight = losses.squared(positive, jnp.ones_like(positive), where)
-        absent, _ = losses.squared(negative, jnp.zeros_like(negative), where)
+        absent, _ = losses.squared(negative, jnp.zeros_like(negative), where[:, None] & there)
         total += cfg.unobserved * absent
     squares = jnp.square(params["users"][user]).sum(-1) + jnp.square(params["user_bias"][user])
-    squares += jnp.square(params["items"][rows]).sum((-1, -2))
-    squares += jnp.square(params["item_bias"][rows]).sum(-1)
+    own = jnp.square(params["items"][rows]).sum(-1) + jnp.square(params["item_bias"][rows])
+    squares += jnp.where(rows != PAD, own, 0).sum(-1)
     norm, _ = losses.total(squares, where)
     return Loss(total + cfg.penalty * norm, weight, {"fit": (total, weight)})
 
   def every(params, assets, batch):
     mean = assets["mean"] if assets else 0.0
-    offset = params["user_bias"][batch["user"]][:, None] + params["item_bias"][None] + mean
-    return params["users"][batch["user"]] @ params["items"].T + offset  # [B, I]
+    user = known(batch["user"], cfg.num_users)
+    offset = params["user_bias"][user][:, None] + params["item_bias"][None] + mean
+    return params["users"][user] @ params["items"].T + offset  # [B, I]
 
   def score(params, assets, batch):
     if "candidates" in batch:
-      return of(params, assets, batch["user"], batch["candidates"])
+      return of(params, assets, known(batch["user"], cfg.num_users), batch["candidates"])
     return topk.scores(every(params, assets, batch), batch)
 
   def recommend(params, assets, batch, *, k, key=None):
     return topk.rank(every(params, assets, batch), batch, k=k)
 
   def embed(params, assets, batch):
-    return params["users"][batch["user"]]
+    return params["users"][known(batch["user"], cfg.num_users)]
 
   return System(init, loss, recommend=recommend, score=score, embed=embed)

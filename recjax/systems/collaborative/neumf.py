@@ -158,10 +158,11 @@ def _system(cfg: Config, model: NeuMF) -> System:
     drawn = batch.get("candidates")
     if drawn is None:
       drawn = negatives.other(key, target, cfg.negatives, cfg.num_items)
-    found = logits(params, batch["user"], jnp.concatenate([target[:, None], drawn], axis=1))
+    items = jnp.concatenate([target[:, None], drawn], axis=1)
+    found = logits(params, batch["user"], items)
     labels = jnp.broadcast_to((jnp.arange(found.shape[1]) == 0)[None], found.shape)
     where = (target != PAD) & (batch["weight"] > 0)
-    where = jnp.broadcast_to(where[:, None], found.shape)  # each of 1 + N terms counts
+    where = where[:, None] & (items != PAD)  # each of 1 + N terms counts
     return Loss(*losses.bce(found, labels, where))
 
   def every(params, batch):

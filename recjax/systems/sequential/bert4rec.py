@@ -23,7 +23,7 @@ from recjax import losses
 from recjax.decode import topk
 from recjax.nn import attention, transformer
 from recjax.nn.dropout import Dropout
-from recjax.types import PAD, Array, Key, Loss, System
+from recjax.types import PAD, Array, Key, Loss, System, unpacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +99,7 @@ def make(cfg: Config) -> System:
     return model.init(key, batch["history"], train=False)["params"]
 
   def loss(params, assets, batch, key):
+    unpacked(batch)
     dropout_key, key = jax.random.split(key)
     whole = jnp.concatenate([batch["history"], batch["next"][:, -1:]], axis=1)  # [B, S]
     tokens, masked = cloze(cfg, whole, key)

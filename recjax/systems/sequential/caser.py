@@ -91,7 +91,8 @@ def make(cfg: Config) -> System:
     positive = (x * table[target]).sum(-1) + bias[target]
     negative = jnp.einsum("bd,bnd->bn", x, table[others]) + bias[others]
     # Generalised BCE with t = 0 is the plain one.
-    return Loss(*losses.gbce(positive, negative, where, num_items=cfg.num_items - 2, t=0.0))
+    how = {"num_items": cfg.num_items - 2, "t": 0.0, "negatives_where": others != PAD}
+    return Loss(*losses.gbce(positive, negative, where, **how))
 
   def every(params, batch):
     return states(params, batch) @ params["output"].T + params["bias"][None]  # [B, I]

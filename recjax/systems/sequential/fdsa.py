@@ -31,7 +31,7 @@ from recjax.data.ragged import Ragged
 from recjax.decode import topk
 from recjax.nn import attention, transformer
 from recjax.nn.dropout import Dropout
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Loss, System, unpacked
 
 NONE = 0  # the id of no attribute
 
@@ -167,6 +167,7 @@ def make(cfg: Config) -> System:
     return model.init(key, history, assets["attributes"][history], train=False)["params"]
 
   def loss(params, assets, batch, key):
+    unpacked(batch)
     target, table = batch["next"], params["items"]
     where = (target != PAD) & (batch["weight"] > 0)[:, None]
     x = states(params, assets, batch, key)  # [B, T, D]

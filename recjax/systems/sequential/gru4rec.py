@@ -28,7 +28,7 @@ from recjax import losses
 from recjax.decode import topk
 from recjax.nn import recurrent
 from recjax.nn.dropout import Dropout
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Loss, System, unpacked
 
 LOSSES = ("cross_entropy", "bpr_max", "top1_max")
 
@@ -99,6 +99,7 @@ def make(cfg: Config) -> System:
     return model.init(key, batch["history"], train=False)["params"]
 
   def loss(params, assets, batch, key):
+    unpacked(batch)
     dropout_key, key = jax.random.split(key)
     target = batch["next"]
     where = (target != PAD) & (batch["weight"] > 0)[:, None]

@@ -37,7 +37,7 @@ from recjax.losses import Total
 from recjax.nn import attention, transformer
 from recjax.nn.dropout import Dropout
 from recjax.systems.sequential import fdsa
-from recjax.types import PAD, Array, Key, Loss, System
+from recjax.types import PAD, Array, Key, Loss, System, unpacked
 
 SHARED = {"items": "items", "encoder": "encoder"}  # ours -> theirs, for `Stage.init_from`
 
@@ -182,6 +182,7 @@ def make_pretrain(cfg: Config) -> System:
     return {**_init(cfg, encoder, key), "pretrain": only}
 
   def loss(params, assets, batch, key):
+    unpacked(batch)
     only, table = params["pretrain"], params["items"]
     mask_key, item_key, segment_key, dropout_key = jax.random.split(key, 4)
     last = batch["next"][:, -1] if "next" in batch else batch["target"]
@@ -243,6 +244,7 @@ def make(cfg: Config) -> System:
     return _init(cfg, encoder, key)
 
   def loss(params, assets, batch, key):
+    unpacked(batch)
     target, table = batch["next"], params["items"]
     where = (target != PAD) & (batch["weight"] > 0)[:, None]
     x = states(params, batch, key)  # [B, T, D]

@@ -54,6 +54,8 @@ class Config:
   def __post_init__(self):
     if self.t is not None and not self.negatives:
       raise ValueError(f"t={self.t} is of gBCE, which needs negatives: set `negatives` too")
+    if self.t is not None and not 0 <= self.t <= 1:
+      raise ValueError(f"t={self.t} is of gBCE: from 0, plain BCE, to 1, calibrated")
     if self.shared and not self.negatives:
       raise ValueError("shared=True shares out a draw, and none is made: set `negatives` too")
 
