@@ -52,7 +52,9 @@ def _codes(of: Language) -> indexing.Prefixes:
 
 
 def _clusters(of: Language, cfg: settings.Index) -> indexing.Prefixes:
-  return indexing.clusters(of.of.known, seed=cfg.seed)
+  known = of.of.known
+  leaf = min(cfg.leaf, max(known.num_items // 2, 1))
+  return indexing.clusters(known, count=cfg.clusters, leaf=leaf, seed=cfg.seed)
 
 
 def _titles(of: Language, cfg: settings.Index) -> indexing.Index:

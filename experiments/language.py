@@ -192,6 +192,8 @@ class Language:
         f"t5_rating answers ratings alone, prompts.instances.weights has {', '.join(self.families)}"
         ": leave the others out, or take p5"
       )
+    if self.of.config.system == "t5_rating" and self.cfg.sums:
+      raise ValueError("t5_rating writes no text, so it cannot learn sums: leave out prompts.sums")
     found = {"vocab": len(self.words), "values": tuple(map(float, self.ratings))}
     if self.pretrained is None:
       return found

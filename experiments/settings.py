@@ -83,6 +83,8 @@ class Index:
   span: int = 2  # digits of a number in a token of its place; 0: a whole token each
   spelled: bool = False  # numbers as the vocabulary of texts cuts them, as P5 had them
   title_words: int = 8  # of the titles that items are written by
+  clusters: int = 20  # that a cluster is split into
+  leaf: int = 500  # items of a cluster that is not split again; a small catalogue is split once
   seed: int = 0
 
 
@@ -109,7 +111,7 @@ class Evaluation:
   batch_size: int = 256
   deny_seen: bool = False  # leave out what the user has met: the protocol must say so
   valid_users: int = 0  # that validate, so many drawn; 0: all
-  by_score: bool = True  # rank by the scores of all items where a system gives them: no sort
+  by_score: bool = True  # rank by the scores of all items where a system gives them; not in words
   baselines: tuple[str, ...] = ()  # systems in closed form, measured beside
   compare: tuple[str, ...] = ()  # configs of further systems, run on this run's data
 

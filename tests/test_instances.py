@@ -72,6 +72,39 @@ def test_a_small_share_takes_no_example_twice_and_a_large_one_goes_round():
   assert [many[i].prompt for i in range(n)] != [many[n + i].prompt for i in range(n)]
 
 
+def test_what_a_share_takes_beside_whole_rounds_is_drawn():
+  """Not the first of the file, whose users would count for more in every epoch."""
+  n = len(ASKED[0])
+  one = dict.fromkeys(prompts.TASKS, 1e-9)
+  more = made(weights=one | {"sequential": 1.0}, size=n + n // 2)
+  times = np.bincount(more._drawn[0], minlength=n)
+  assert set(times.tolist()) == {1, 2} and times.sum() == more.counts[0]
+  assert 0.3 < (times[: n // 2] == 2).mean() < 0.7
+
+
+def test_what_is_liked_goes_by_the_scale():
+  opinion = [p for p in prompts.collection() if "opinion" in p.fields]
+  assert {p.task for p in opinion} == {"rating"}
+  said = [
+    {i.text.target for i in instances.Instances(
+      [ASKED[1]], opinion, SHOP, WORDS, instances.Config(target_len=8, liked=liked))}
+    for liked in (2.0, 5.0)
+  ]  # fmt: skip
+  assert said == [{"like", "dislike"}] * 2
+  for liked in (1.0, 5.5):
+    with pytest.raises(DataError, match=r"lie in 1 .. 5, liked are .*all or none"):
+      cfg = instances.Config(target_len=8, liked=liked)
+      instances.Instances([ASKED[1]], opinion, SHOP, WORDS, cfg)
+
+
+def test_an_item_or_user_of_another_shop_is_no_word_of_this_vocabulary():
+  for part in ("items", "users"):
+    own = list(getattr(SHOP, part))
+    other = dataclasses.replace(SHOP, **{part: [*own[:-1], "<shelf_3>"]})
+    with pytest.raises(DataError, match="'<shelf_3>'.*no token of this vocabulary"):
+      instances.Instances(ASKED[:1], prompts.collection(), other, WORDS)
+
+
 def test_an_instance_follows_from_seed_and_index_alone():
   weights = dict.fromkeys(prompts.TASKS, 1.0)
   one, two = made(weights=weights, size=300), made(weights=weights, size=300)

@@ -57,6 +57,20 @@ def test_of_a_source_that_is_too_long_the_oldest_history_is_left_out_and_no_more
   assert caplog.text == ""
 
 
+def test_of_a_review_that_is_too_long_the_end_is_left_out_not_the_question(caplog):
+  long = np.array([" ".join(["good"] * 3 + ["lamp"] * 9)] * len(TRAIN), object)
+  q = questions.summary(interactions.replace(TRAIN, text=long))
+  ask = Prompt("summary", "{user} says {review} in a few words ?", "{summary}", "few")
+  mixture = instances.Instances([q], [ask], SHOP, WORDS, instances.Config(target_len=16))
+  longest = int(mixture.lengths[0])
+  of_word = len(WORDS.encode(["lamp"], eos=False)[0])
+  for less in range(3 * of_word):
+    told = told_in(mixture, 0, longest - less)
+    left = 9 - -(-less // of_word)
+    assert told["review"].split() == ["good"] * 3 + ["lamp"] * left
+  assert caplog.text == ""
+
+
 def test_of_what_a_user_rated_the_oldest_is_left_out_first():
   q = questions.rating(TRAIN)
   mixture = instances.Instances([q], [shop.RATED], SHOP, WORDS, instances.Config(target_len=16))

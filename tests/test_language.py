@@ -81,6 +81,8 @@ def test_every_index_names_each_item_once(ingredients, method):
   batch = loader.Batches(of.learned(), 16, max_len=64, seed=0)[0]
   answers = whole_words.encode(of.words, [*items, "yes", "no"])[0]
   assert batch["target"].shape[1] == answers.lengths.max()
+  if method.startswith("clusters"):  # a small catalogue is split as well
+    assert items[1].startswith("<cluster0_") and len({w.split("><")[0] for w in items[1:]}) > 2
   if method == "spelled":
     popular = np.bincount(ingredients.known.item).argmax()
     assert items[popular] == "0" and of.words.added[-1].startswith("<user_")
@@ -275,6 +277,9 @@ def test_a_rating_head_has_the_classes_that_the_data_has_and_no_other_family(tmp
   both = config(t5_rating, "rating_prompts", section(("rating", "summary")))
   with pytest.raises(ValueError, match="answers ratings alone.*has rating, summary: leave"):
     _ = pipeline.Run(both, tmp_path).built
+  summing = config(t5_rating, "rating_prompts", section(("rating",), sums="first"))
+  with pytest.raises(ValueError, match="cannot learn sums: leave out prompts.sums"):
+    _ = pipeline.Run(summing, tmp_path).built
 
 
 def test_what_is_written_is_compared_with_what_users_wrote(ingredients):

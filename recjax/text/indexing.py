@@ -46,6 +46,7 @@ from recjax.types import PAD
 
 _PADDING = "<pad>"
 _DENSE = 512  # nodes below which the dense eigensolver is the faster
+_MOST = 2000  # items of a user that count for who met what together: pairs grow as the square
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -252,7 +253,8 @@ def clusters(train: Interactions, *, count: int = 20, leaf: int = 500, seed: int
   """A tree of spectral clusters of the graph of items that users met together.
 
   An edge weighs as many users as met both. Clusters of more than `leaf` items are split again,
-  into at most `count`; items that are connected to nothing there are a cluster of their own.
+  into at most `count`; items that are connected to nothing there are a cluster of their own. Of a
+  user who met more than 2,000 items so many count, drawn.
   """
   if count < 2 or leaf < 1:
     raise ValueError(f"a split makes at least 2 clusters and a leaf has an item: {count}, {leaf}")
@@ -281,6 +283,11 @@ def _together(train: Interactions, order: np.ndarray) -> scipy.sparse.csr_matrix
   met = scipy.sparse.csr_matrix((ones, (train.user, node)), shape)
   met.sum_duplicates()
   met.data[:] = 1
+  rng = np.random.default_rng(0)
+  for user in np.flatnonzero(np.diff(met.indptr) > _MOST):
+    own = slice(met.indptr[user], met.indptr[user + 1])
+    met.data[own] = rng.permutation(met.data[own].size) < _MOST
+  met.eliminate_zeros()
   both = (met.T @ met).tocsr()
   both.setdiag(0)
   both.eliminate_zeros()

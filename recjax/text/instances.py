@@ -8,8 +8,8 @@ loader repeats these instances: `size` may be that of a whole run.
 
 A batch: source [B, S] and its whole words [B, S] (see `whole_words`), target [B, T]. `asked` brings
 the true item or rating in place of the target, which is what evaluation wants. A source that does
-not fit tells less of the user's history, the oldest left out first; only where its newest item
-alone is too much, the end is cut.
+not fit tells less of the user's history, the oldest left out first, or of the review; only where
+that is not enough the end is cut.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from recjax.text.questions import Questions, digest
 from recjax.text.vocab import SentencePieces
 from recjax.types import PAD
 
-LIKED = 4.0  # stars from which on a user likes an item
 _FROM_DATA = {"history", "rated", "rating", "review", "summary", "explanation", "feature"}
 _CHUNK = 1024  # instances put into words at a time
 
@@ -47,6 +46,7 @@ class Config:
   max_history: int = 20  # the last items of a history, or that a user rated, or those that fit
   review_words: int = 100  # the first words of a review
   candidates: int = 20  # items to choose from, the true one among them
+  liked: float = 4.0  # the least rating of what a user likes
   # task -> how often it comes, beside the others; {}: every example once
   weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
   size: int = 0  # instances an epoch of the weighted mixture; 0: as many as there are examples
@@ -138,7 +138,10 @@ class Instances:
             remedy="Read the column, or leave the prompt out.",
           )
       self._check_negatives(q)
+      self._check_liked(q)
     _ = self._ratings  # an error now, not in the middle of a training
+    for texts in (self.domain.items, self.domain.users):
+      vocabularies.check_added(self.words, texts)
     for target, longest in self._longest.items():
       if longest > self.target_len:
         raise DataError(
@@ -239,13 +242,16 @@ class Instances:
     return self._made(i)
 
   def _made(self, i: int, over: int = 0) -> Instance:
-    """Instance i, without the oldest of its history: `over` tokens of it, or all but one item."""
+    """Instance i, shorter by `over` tokens of its history, the oldest, or all but one item of it.
+
+    Where it tells no history, by the end of its review.
+    """
     if not 0 <= i < len(self):
       raise IndexError(f"there are instances 0..{len(self) - 1}, not {i}")
     at = int(np.searchsorted(np.cumsum(self.counts), i, side="right"))
     nth = int(i) - int(self.counts[:at].sum())
     q, rng = self.questions[at], np.random.default_rng([self.cfg.seed, at, nth])
-    example = nth % len(q) if self._drawn[at] is None else int(self._drawn[at][nth])
+    example = int(self._drawn[at][nth])
     prompts = self._prompts[q.task]
     prompt = prompts[int(rng.integers(len(prompts)))]
     before = self._before(q, example, prompt)
@@ -253,6 +259,11 @@ class Instances:
       freed = np.cumsum(whole_words.encode(self.words, before)[0].lengths - 1)
       before = before[np.searchsorted(freed, over) + 1 :] or before[-1:]
     values = self._values(q, example, prompt, before, rng)
+    if over > 0 and not before and "review" in values:
+      said = values["review"].split()
+      freed = np.cumsum((whole_words.encode(self.words, said)[0].lengths - 1)[::-1])
+      kept = len(said) - int(np.searchsorted(freed, over)) - 1
+      values["review"] = " ".join(said[: max(kept, 1)])
     return Instance(prompt, values, prompt.render(values))
 
   def answers(self) -> list[str]:
@@ -267,12 +278,13 @@ class Instances:
     return found
 
   @functools.cached_property
-  def _drawn(self) -> list[np.ndarray | None]:
-    """Of each task the examples that are in it, None where all of them are."""
-    drawn: list[np.ndarray | None] = []
+  def _drawn(self) -> list[np.ndarray]:
+    """Of each task the examples that are in it: all as often as they fit whole, and some drawn."""
+    drawn = []
     for at, (q, count) in enumerate(zip(self.questions, self.counts, strict=True)):
-      rng = np.random.default_rng([self.cfg.seed, at])
-      drawn.append(rng.permutation(len(q))[:count] if count < len(q) else None)
+      rounds, more = divmod(int(count), len(q))
+      some = np.random.default_rng([self.cfg.seed, at]).permutation(len(q))[:more]
+      drawn.append(np.concatenate([np.tile(np.arange(len(q)), rounds), some]))
     return drawn
 
   @functools.cached_property
@@ -333,7 +345,7 @@ class Instances:
       shown = item if true else self._others(rng, user, item, 1)[0]
       found |= {"candidate": shop.items[shown], "candidate_title": shop.titles[shown]}
     if "opinion" in fields:
-      found["opinion"] = "like" if q.columns["rating"][row] >= LIKED else "dislike"
+      found["opinion"] = "like" if q.columns["rating"][row] >= self.cfg.liked else "dislike"
     if "guess" in fields:
       given = self._ratings[q.task]
       other = given[given != q.columns["rating"][row]]
@@ -354,6 +366,17 @@ class Instances:
             remedy="Leave out the prompts with {guess}.",
           )
     return found
+
+  def _check_liked(self, q: Questions) -> None:
+    """Where users say whether they like an item, there must be some of both."""
+    if any("opinion" in prompt.fields for prompt in self._prompts[q.task]):
+      given = q.columns["rating"][q.row]
+      if len(given) and not given.min() < self.cfg.liked <= given.max():
+        raise DataError(
+          f"the ratings of {q.task!r} lie in {given.min():g} .. {given.max():g}, liked are "
+          f"those from {self.cfg.liked:g} on: all or none",
+          remedy="Say from which rating on an item is `liked`, or leave out prompts of {opinion}.",
+        )
 
   def _check_negatives(self, q: Questions) -> None:
     """Where others than the true item are shown, each user must have left some unmet."""

@@ -150,7 +150,10 @@ def load(path: str | os.PathLike) -> tuple[Prompt, ...]:
   seen: set[tuple[str, str]] = set()
 
   def prompt(line: str) -> Prompt:
-    record = files.json_object(line)
+    try:
+      record = files.json_object(line)
+    except DataError as error:
+      raise DataError(error.problem, remedy="Write a JSON object a line.") from error
     if set(record) != set(_KEYS):
       wrong = sorted(set(record) ^ set(_KEYS))
       raise DataError(

@@ -184,6 +184,22 @@ def t5(path: str | os.PathLike) -> SentencePieces:
   return sentencepieces(path).add(f"<extra_id_{i}>" for i in reversed(range(SENTINELS)))
 
 
+def check_added(words: SentencePieces, texts: Sequence[str]) -> None:
+  """An error where a text holds a token `<...>` that is none of the vocabulary's added ones.
+
+  It would be read as pieces: a word that means nothing.
+  """
+  added = set(words.added)
+  for text in texts:
+    for token in _TOKEN.findall(text) if "<" in text else ():
+      if token not in added:
+        raise DataError(
+          f"{token!r}, of {text!r}, is no token of this vocabulary",
+          remedy="Add the tokens of these items and users, see `instances.vocabulary`; a trained "
+          "model knows those alone that it was trained with.",
+        )
+
+
 def numbered(name: str, count: int, *, first: int = 0) -> list[str]:
   """`<item_1>`, `<item_2>` ... : `count` tokens from `first`, in the order of their numbers."""
   return [f"<{name}_{i}>" for i in range(first, first + count)]

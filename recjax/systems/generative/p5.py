@@ -31,7 +31,7 @@ from flax import linen as nn
 from recjax import losses
 from recjax.decode import beam, exact, generate, trie
 from recjax.nn import t5
-from recjax.text import objectives, whole_words
+from recjax.text import objectives, vocab, whole_words
 from recjax.text.vocab import SentencePieces
 from recjax.types import PAD, Array, Assets, Loss, Params, System
 
@@ -90,6 +90,7 @@ def assets(
 
 def _answers(cfg: Config, words: SentencePieces, texts: Sequence[str]) -> dict[str, Any]:
   """The trie of some texts, over the vocabulary or over the `tokens` they are written of."""
+  vocab.check_added(words, texts)
   rows, _ = whole_words.encode(words, texts)
   width = int(rows.lengths.max())
   table = rows.right_padded(np.arange(len(texts)), width, fill=cfg.eos)
