@@ -2,10 +2,10 @@
 
 The claim to check (arithmetic pre-conditioning and task vectors on P5): Recall@5 .0827, 18% above
 P5. T5's pieces hold several digits, which is the point. Measured without sums, seed 0, 16 minutes:
-.0265, Recall@10 .0530; with sums not yet. `sums` is "", "first" (training starts from a model of sums) or
-"vector" (what sums change is added to the trained model, at the scale that validates best). Items
-are numbered from the training part alone. Full ranking, repeats allowed, the last event of each
-user tests.
+.0265, Recall@10 .0530; with sums not yet. `sums` is "", "first" (training starts from a model of
+sums) or "vector" (what sums change is added to the trained model, at the scale that validates
+best). Items are numbered from the training part alone. Full ranking, repeats allowed, the last
+event of each user tests.
 
     python -m experiments.run --config=experiments/configs/p5_ml100k.py --workdir=runs/p5_sums \\
       --config.prompts.sums=first
