@@ -172,7 +172,7 @@ def _columns(
   on_error: str,
 ) -> dict[str, str]:
   """Field -> column. One of a usual name that the table does not have is left out, if it may be."""
-  there = tables.names(path, on_error=on_error)
+  there = tables.names(path, wanted=[at for at in given.values() if at], on_error=on_error)
   part = "item_columns" if "id" in needed else "columns"
   for name in needed:
     if given[name] not in there:
@@ -184,13 +184,14 @@ def _columns(
   optional = {name for name, at in given.items() if name not in needed and at == usual[name]}
   found = {name: at for name, at in given.items() if at and (at in there or name not in optional)}
   unread = [name for name in there if name not in found.values()]
-  for name, instead in (("timestamp", "events count in the order of the file"), ("title", "")):
+  missed = {"timestamp": ", so events count in the order of the file", "title": ""}
+  for name, so in missed.items():
     if given.get(name) and name not in found and unread:
       _logger.warning(
         "%s has no column %r%s; if it is one of %s: --config.data.%s.%s=...",
         path,
         given[name],
-        instead and f", so {instead}",
+        so,
         ", ".join(unread),
         part,
         name,

@@ -93,10 +93,10 @@ def _check(of: Recommender, rows: Sequence[Row]) -> None:
     for name in ("id", "title"):
       if not isinstance(row.get(name), str):
         raise DataError(f"new item {n} has no {name!r} that is a string: {dict(row)!r:.200}")
-    if not row["id"].strip() or row["id"] in known or row["id"] in met:
-      how = (
-        "the id of no item" if not row["id"].strip() else "known" if row["id"] in known else "twice"
-      )
+    if not row["id"].strip():
+      raise DataError(f"new item {n}: {row['id']!r} is the id of no item")
+    if row["id"] in known or row["id"] in met:
+      how = "known" if row["id"] in known else "twice"
       raise DataError(f"new item {n}: {row['id']!r} is there already ({how})")
     met.add(row["id"])
 

@@ -29,39 +29,31 @@ def titled(folder, titles):
   return str(path)
 
 
-def sasrec_config(path, **data):
+def config(module, path, model, data, **sections):
   return settings.config(
-    system="sasrec",
+    system=module.__name__.rpartition(".")[2],
     task="next_item",
-    examples="sequences",
     seeds=(0,),
-    batch_size=16,
+    batch_size=8,
     data=settings.Data(source="tables", path=str(path), max_len=5, **data),
-    model=settings.model(sasrec.Config, max_len=5, dim=8, heads=1, layers=1),
+    model=settings.model(module.Config, **model),
     train=loop.Config(steps=2, optimizer=optim.Config(warmup=1)),
-    evaluation=settings.Evaluation(batch_size=16, ks=(5,)),
+    evaluation=settings.Evaluation(batch_size=16, ks=(5,), by_score=False),
+    **sections,
   )
 
 
-def tiger_config(path, **more):
-  return settings.config(
-    system="tiger",
-    task="next_item",
-    examples="rows",
-    seeds=(0,),
-    batch_size=8,
-    data=settings.Data(source="tables", path=str(path), max_len=5, **more),
-    text=settings.Text(template="{title}", dim=0),
-    semantic_ids=settings.SemanticIds(
-      quantizer=learn.Config(method="rqkmeans", sizes=()), policy="optimal"
-    ),
-    model=settings.model(
-      tiger.Config, dim=16, heads=2, head_dim=8, ff=16, layers=1, item_causal=True,
-      user_buckets=0, softmax="children",
-    ),
-    train=loop.Config(steps=2, optimizer=optim.Config(warmup=1)),
-    evaluation=settings.Evaluation(batch_size=16, ks=(5,), by_score=False),
-  )  # fmt: skip
+def sasrec_config(path, **data):
+  sizes = {"max_len": 5, "dim": 8, "heads": 1, "layers": 1}
+  return config(sasrec, path, sizes, data, examples="sequences")
+
+
+def tiger_config(path, **data):
+  sizes = {"dim": 16, "heads": 2, "head_dim": 8, "ff": 16, "layers": 1, "user_buckets": 0}
+  ids = settings.SemanticIds(learn.Config(method="rqkmeans", sizes=()), policy="optimal")
+  text = settings.Text(template="{title}", dim=0)
+  sizes |= {"item_causal": True, "softmax": "children"}
+  return config(tiger, path, sizes, data, examples="rows", semantic_ids=ids, text=text)
 
 
 def test_fewer_items_than_a_list_shows_and_titles_with_strange_ends_of_lines(write, tmp_path):

@@ -235,6 +235,7 @@ def test_the_names_of_a_tables_columns_are_told(write, tmp_path):
     assert readers.tables.names(path) == ["user", "item"]
   late = write("late.jsonl", '{"user": "u"}\n' * 1500 + 'broken\n{"item": "a"}')
   assert readers.tables.names(late, on_error="skip") == ["user", "item"]
+  assert readers.tables.names(late, wanted=["user"]) == ["user"]  # what is broken comes later
   with pytest.raises(DataError, match="cannot be told from the extension '.dat'"):
     readers.tables.names(write("r.dat", "user"))
 

@@ -11,9 +11,10 @@ event of each user tests.
 
     python -m experiments.run --config=experiments/configs/p5_beauty.py --workdir=runs/p5_beauty
 
-Hardware: one accelerator. Two CPU cores take some ten seconds a step; a model that they can train
-is a tenth of it: --config.model.dim=128 --config.model.heads=4 --config.model.head_dim=32
---config.model.ff=512 --config.model.layers=3
+Hardware: one accelerator. Two CPU cores take some six seconds a step, three in bfloat16
+(`p5_index_beauty` is a budget for these); a model that they can train is a tenth of it:
+--config.model.dim=128 --config.model.heads=4 --config.model.head_dim=32 --config.model.ff=512
+--config.model.layers=3
 """
 
 from experiments import settings

@@ -1,10 +1,9 @@
 """How items are written, compared on Amazon Beauty (2014, 5-core): P5's sequential questions alone.
 
 A budget that two CPU cores have: T5-small's shape from scratch, 48,000 questions (a third of those
-there are), none twice. Measured by method: see BUILD_NOTES.md. Published figures start from a
-pretrained T5 and take ten and more epochs (Hua et al., SIGIR-AP 2023), out of reach here. Full
-ranking by constrained beams, repeats allowed, the last event of each user tests; prompts with
-choices are left out.
+there are), none twice. Not yet measured. Published figures start from a pretrained T5 and take ten
+and more epochs (Hua et al., SIGIR-AP 2023), out of reach here. Full ranking by constrained beams,
+repeats allowed, the last event of each user tests; prompts with choices are left out.
 
     python -m experiments.run --config=experiments/configs/p5_index_beauty.py \\
       --config.prompts.index.method=clusters --workdir=runs/p5_clusters --name=p5_beauty_clusters

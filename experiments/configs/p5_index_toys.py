@@ -1,6 +1,6 @@
 """How items are written, compared on Amazon Toys (2014, 5-core): as `p5_index_beauty`.
 
-The same budget, questions and protocol. Measured by method: see BUILD_NOTES.md.
+The same budget, questions and protocol. Not yet measured.
 
     python -m experiments.run --config=experiments/configs/p5_index_toys.py \\
       --config.prompts.index.method=clusters --workdir=runs/p5_clusters --name=p5_toys_clusters

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recjax.data.errors import DataError, Skipped
-from recjax.data.interactions import Catalog, Impressions, Interactions, strings
-from recjax.data.ragged import Ragged
+from recjax.data.interactions import Catalog, Interactions, strings
 from recjax.data.readers.files import Lines, Path, shown
 from recjax.data.readers.values import moment
 from recjax.types import PAD
@@ -51,7 +50,7 @@ class Ids:
     return strings(self.table)
 
   def finish(self) -> Numbered:
-    return Numbered(_flat(self.rows, np.int32), self.ids())
+    return Numbered(flat(self.rows, np.int32), self.ids())
 
 
 class Keys(Ids):
@@ -88,7 +87,7 @@ class Floats:
     self.values.append(value)
 
   def finish(self) -> np.ndarray:
-    return _flat(self.values, np.float32)
+    return flat(self.values, np.float32)
 
 
 class Known(Floats):
@@ -122,7 +121,7 @@ class Ints:
     self.values.append(value)
 
   def finish(self) -> np.ndarray:
-    return _flat(self.values, np.int64)
+    return flat(self.values, np.int64)
 
 
 class Times(Ints):
@@ -142,7 +141,7 @@ class Times(Ints):
     self.beyond.append(value[1])
 
   def finish(self) -> np.ndarray:
-    whole, beyond = super().finish(), _flat(self.beyond, np.int32)
+    whole, beyond = super().finish(), flat(self.beyond, np.int32)
     if not beyond.any():
       return whole
     if np.abs(whole).max() > 2**63 // 10**6 - 1:
@@ -165,6 +164,8 @@ class Times(Ints):
 
   def _parted(self, value: Any) -> tuple[int, int]:
     """A number as a whole one and millionths."""
+    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
+      return super().check(value), 0
     number = _finite(self.name, value)
     if number.is_integer() or abs(number) > 2**53:
       return super().check(value), 0
@@ -311,62 +312,6 @@ def tuples(values: Sequence[tuple]) -> np.ndarray:
   return np.fromiter(values, object, len(values))
 
 
-class Shown:
-  """Impressions in the making. Where a file names no user, `user` is None and becomes PAD."""
-
-  def __init__(self):
-    self.users, self.items = Ids("user"), Ids("item")
-    self._user, self._timestamp = array("i"), array("q")
-    self._history, self._history_labels = _Rows("i"), _Rows("f")
-    self._candidates, self._labels = _Rows("i"), _Rows("f")
-
-  def append(
-    self,
-    user: str | None,
-    history: Sequence[str],
-    candidates: Sequence[str],
-    labels: Sequence[float],
-    *,
-    timestamp: int | None = None,
-    history_labels: Sequence[float] | None = None,
-  ) -> None:
-    """One impression, of values already checked; all of a file have the optional ones or none."""
-    self._user.append(PAD if user is None else self.users.row(user))
-    self._history.extend(map(self.items.row, history))
-    self._candidates.extend(map(self.items.row, candidates))
-    self._labels.extend(labels)
-    if timestamp is not None:
-      self._timestamp.append(timestamp)
-    if history_labels is not None:
-      self._history_labels.extend(history_labels)
-
-  def finish(self, skipped: Skipped) -> Impressions:
-    return Impressions(
-      _flat(self._user, np.int32),
-      self._history.ragged(np.int32),
-      self._candidates.ragged(np.int32),
-      self._labels.ragged(np.float32),
-      self.users.ids(),
-      self.items.ids(),
-      timestamp=_flat(self._timestamp, np.int64) if self._timestamp else None,
-      history_labels=self._history_labels.ragged(np.float32) if self._history_labels.stop else None,
-      skipped=skipped,
-    )
-
-
-class _Rows:
-  def __init__(self, code: str):
-    self.values, self.stop = array(code), array("q")
-
-  def extend(self, values: Iterable) -> None:
-    self.values.extend(values)
-    self.stop.append(len(self.values))
-
-  def ragged(self, dtype) -> Ragged:
-    lengths = np.diff(_flat(self.stop, np.int64), prepend=0)
-    return Ragged.from_lengths(_flat(self.values, dtype), lengths)
-
-
 def check_id(name: str, value: Any) -> str:
   """A raw id as text; nothing, blanks and fractions are none."""
   if type(value) is int:
@@ -415,5 +360,5 @@ def _finite(name: str, value: Any) -> float:
   return number
 
 
-def _flat(values: array, dtype) -> np.ndarray:
+def flat(values: array, dtype) -> np.ndarray:
   return np.frombuffer(values, dtype) if len(values) else np.zeros(0, dtype)

@@ -12,7 +12,6 @@ from recjax.data.readers import tables
 from recjax.data.readers.columns import (
   Columns,
   Keys,
-  Shown,
   Table,
   Texts,
   check_id,
@@ -21,6 +20,7 @@ from recjax.data.readers.columns import (
   to_catalog,
 )
 from recjax.data.readers.files import Lines, Path, json_document, json_object, shown
+from recjax.data.readers.impressions import Shown
 from recjax.data.readers.semantic_ids import Codes
 from recjax.data.readers.values import joined, listed, plain
 

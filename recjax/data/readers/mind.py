@@ -15,7 +15,6 @@ from recjax.data.interactions import Catalog, Impressions
 from recjax.data.readers import tables
 from recjax.data.readers.columns import (
   Keys,
-  Shown,
   Texts,
   Tuples,
   check_id,
@@ -24,6 +23,7 @@ from recjax.data.readers.columns import (
   to_catalog,
 )
 from recjax.data.readers.files import Lines, Path, json_object, shown
+from recjax.data.readers.impressions import Shown
 
 _TIME = re.compile(r"(\d+)/(\d+)/(\d+) (\d+):(\d+):(\d+) ([AP])M")
 _NEWS = {

@@ -18,7 +18,6 @@ from recjax.data.readers import tables
 from recjax.data.readers.columns import (
   Columns,
   Keys,
-  Shown,
   Table,
   Texts,
   Tuples,
@@ -29,6 +28,7 @@ from recjax.data.readers.columns import (
 )
 from recjax.data.readers.edges import user_lines
 from recjax.data.readers.files import Lines, Path, json_document, json_object
+from recjax.data.readers.impressions import Shown
 from recjax.data.readers.values import first_path, plain
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -153,8 +153,17 @@ def _unknown(path: Path, form: str) -> DataError:
   )
 
 
-def names(path: Path, *, delimiter: str | None = None, on_error: str = "raise") -> list[str]:
-  """What a table's columns are called; of JSON lines the fields of all records."""
+def names(
+  path: Path,
+  *,
+  wanted: Collection[str] = (),
+  delimiter: str | None = None,
+  on_error: str = "raise",
+) -> list[str]:
+  """What a table's columns are called.
+
+  Of JSON lines the fields of all records, or of the first ones that have all that is `wanted`.
+  """
   form = suffix(path)
   delimiter = delimiter or _DELIMITERS.get(form)
   if delimiter:
@@ -167,6 +176,8 @@ def names(path: Path, *, delimiter: str | None = None, on_error: str = "raise") 
   found: dict[str, None] = {}
   for record in Lines(path, on_error).parsed(json_object):
     found |= dict.fromkeys(record)
+    if wanted and found.keys() >= set(wanted):
+      break
   return list(found)
 
 

@@ -82,9 +82,9 @@ def make(cfg: Config) -> System:
 
   def index(params, assets):
     users, items = propagated(params, assets)
-    known = graph.degrees(assets["graph"])[: cfg.num_users, None] > 0
-    mean = users.mean(0, keepdims=True, where=known)
-    return {**assets, "users": jnp.where(known, users, mean), "items": items}
+    linked = graph.degrees(assets["graph"])[: cfg.num_users, None] > 0
+    mean = users.mean(0, keepdims=True, where=linked)
+    return {**assets, "users": jnp.where(linked, users, mean), "items": items}
 
   def tables(params, assets):
     """What answers are made of: those that `index` left, where it ran."""
