@@ -127,9 +127,9 @@ def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
   x = jnp.where(counts, ordered(states).astype(jnp.float32), 0.0)  # [G, R, D]
   labels = jnp.where(counts[..., 0], ordered(labels), 0)
   table = table.astype(jnp.float32)
+  own = table[labels]  # [G, R, D]
   # A label that is no row makes the loss NaN, which stops a training, not that of the last row.
-  own = table.at[labels].get(mode="fill", fill_value=jnp.nan)  # [G, R, D]
-  picked = (x * own).sum(-1)
+  picked = jnp.where(labels < len(table), (x * own).sum(-1), jnp.nan)
   if bias is not None:
     picked += bias[labels]
 
