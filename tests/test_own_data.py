@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from experiments import pipeline, settings
+from experiments import pipeline, settings, tasks
 from recjax.data.errors import DataError
 from recjax.recommender import Recommender
 from recjax.semid import learn
@@ -67,6 +67,23 @@ def test_fewer_items_than_a_list_shows_and_titles_with_strange_ends_of_lines(wri
   page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
   assert "<li>i1</li>" in page or "<li class=hit>i1</li>" in page  # it has no title
   assert "<li></li>" not in page and page.count("class=hit") == 12  # one a user, by its id
+
+
+def test_so_many_users_validate_as_the_config_says_and_all_test(write, tmp_path, monkeypatch):
+  asked, suites = {}, tasks.InIds.suites
+
+  def told(self, name, system, rater, before, events):
+    asked[name] = len(np.unique(events.user))
+    return suites(self, name, system, rater, before, events)
+
+  monkeypatch.setattr(tasks.InIds, "suites", told)
+  config = sasrec_config(write("log.csv", log()))
+  config.evaluation.valid_users = 7
+  pipeline.run(config, tmp_path / "run", "evaluate")
+  assert asked == {"valid": 7, "": 30}
+  config.evaluation.valid_users = -1
+  with pytest.raises(ValueError, match="a number of users, or 0, not -1"):
+    pipeline.Run(config, tmp_path / "run")
 
 
 def test_times_under_another_name_are_asked_for(write, tmp_path, caplog):
