@@ -205,8 +205,8 @@ class Recommender:
     share of the probability, and old items lose what they gain.
 
     A row has `id`, `title`, and either `vector` or the fields that the run's template asks for.
-    Only for systems whose items come from text. TIGER compiles nothing anew until the trie's
-    capacity is reached, which then doubles; `content` compiles once for each new size.
+    Only for systems whose items come from text. Nothing is compiled anew while there is room: the
+    first time there is none, and room is made: TIGER's doubles, `content`'s grows by a quarter.
     """
     rows = rows if isinstance(rows, Mapping) else list(rows)
     return dataclasses.replace(self, **growth.grown(self, rows))

@@ -151,6 +151,28 @@ def test_content_ranks_a_new_item_beside_the_one_it_equals():
     held.add_items([{"id": "n", "title": "again"}])
 
 
+@pytest.mark.parametrize("summary", ["recent", "nearest"])
+def test_content_compiles_nothing_within_its_room_and_lists_none_of_it(summary, compilations):
+  held = make("content")
+  held = dataclasses.replace(held, config=dataclasses.replace(held.config, summary=summary))
+  new = [{"id": f"n{n}", "title": "?", "vector": -spread()[n + 1]} for n in range(8)]
+  grown = held.add_items(new[:1])  # 6 rows of room
+  histories = [["n0", "i3"], ["i2"], ["i3"]]
+  grown.recommend(histories, k=20)
+  before = len(compilations)
+  inside = grown.add_items(new[1:6])
+  answers = inside.recommend(histories, k=20)
+  assert len(compilations) == before and inside.config.num_items == 31
+  every = inside.recommend(histories, k=30)
+  assert set(every.ids[0]) == {*NAMES, *(row["id"] for row in new[:6])}
+  assert [ids[:20] for ids in every.ids] == answers.ids
+  assert all(np.isfinite(scores).all() for scores in every.scores)
+  at_once = held.add_items(new)  # more than a quarter
+  assert at_once.config.num_items == 33
+  alike = at_once.recommend(histories, k=20, deny=[["n6", "n7"]] * 3)
+  assert alike.ids == answers.ids
+
+
 @pytest.mark.parametrize(
   ("rows", "said"),
   [

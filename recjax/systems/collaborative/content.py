@@ -27,7 +27,7 @@ from recjax.types import PAD, Array, System
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  num_items: int  # I
+  num_items: int  # I; a catalogue that grew has rows without an item too, their fallback is -inf
   summary: str = "recent"  # mean, recent, nearest
   half_life: float = 3.0  # of recent, in items
 
@@ -89,7 +89,8 @@ def make(cfg: Config) -> System:
     else:
       user = profile(vectors, history)
       scores, told = user @ vectors.T, (user != 0).any(1)
-    return jnp.where(told[:, None], scores, params["fallback"][None])
+    fallback = params["fallback"][None]
+    return jnp.where(told[:, None] & (fallback > -jnp.inf), scores, fallback)
 
   def score(params, assets, batch):
     return topk.scores(every(params, assets, batch), batch)
