@@ -253,7 +253,8 @@ class InIds:
     again = examples.again(found)
     if again:
       _logger.warning(
-        "%.1f%% of the targets were met before, and evaluation.deny_seen counts each as a miss: "
+        "%.1f%% of the questions ask for what was met before, which evaluation.deny_seen counts as "
+        "a miss: "
         "--config.data.repeats=first or --config.evaluation.deny_seen=False",
         100 * again,
       )

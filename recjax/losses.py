@@ -41,13 +41,14 @@ def softmax_xent(
 ) -> Total:
   """Softmax cross-entropy; label smoothing spreads over all I, z-loss is z * log(Z)^2 (T5X).
 
-  Classes with a logit of -inf are left out, of the smoothing too.
+  Classes with a logit of -inf are left out, of the smoothing too. A label that is none of the
+  classes has no loss but NaN, which stops a training.
   """
   _check_shape("labels", labels, logits.shape[:-1])
   logits, labels = _quiet(logits, where), _quiet(labels, where)
   log_z = jax.nn.logsumexp(logits, axis=-1)
   picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-  loss = log_z - picked
+  loss = log_z - jnp.where(labels < 0, jnp.nan, picked)  # too large a label is NaN already
   if smoothing:
     there = jnp.isfinite(logits)
     mean = jnp.where(there, logits, 0.0).sum(-1) / jnp.maximum(there.sum(-1), 1)
@@ -129,7 +130,7 @@ def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
   table = table.astype(jnp.float32)
   own = table[labels]  # [G, R, D]
   # A label that is no row makes the loss NaN, which stops a training, not that of the last row.
-  picked = jnp.where(labels < len(table), (x * own).sum(-1), jnp.nan)
+  picked = jnp.where((labels >= 0) & (labels < len(table)), (x * own).sum(-1), jnp.nan)
   if bias is not None:
     picked += bias[labels]
 

@@ -44,6 +44,20 @@ def test_a_column_of_another_length_or_an_id_out_of_range_is_an_error():
     interactions.replace(x, items=interactions.strings(["x", "i", "j"]))
 
 
+def test_blank_ids_and_times_that_are_not_whole_are_errors():
+  for user, item, said in (
+    (["a", ""], [1, 2], "user of row 1"),
+    (["a", "b"], ["", "x"], "item of row 0"),
+  ):
+    with pytest.raises(DataError, match=f"the {said} is blank"):
+      interactions.from_columns(user, item)
+  for times, said in (([1.0, 10.1], "row 1 is 10.1"), ([np.nan, 2], "row 0 is nan")):
+    with pytest.raises(DataError, match=f"time of {said}, which is no whole number"):
+      interactions.from_columns([1, 1], [1, 2], timestamp=np.array(times))
+  whole = interactions.from_columns([1, 1], [1, 2], timestamp=np.array([3.0, 2.0]))
+  assert whole.timestamp.dtype == np.int64 and whole.timestamp.tolist() == [3, 2]
+
+
 def test_behaviours_and_further_fields_follow_their_events():
   fields = {"n": np.array([5, 6])}
   x = table([("a", "i", 0), ("a", "j", 1)], behavior=["view", "buy"], fields=fields)
@@ -213,6 +227,21 @@ def test_a_temporal_split_never_trains_on_the_future():
   assert split.train.timestamp.max() < split.valid.timestamp.min() <= split.test.timestamp.min()
   with pytest.raises(ValueError, match="later than"):
     splits.temporal(x, valid_from=9, test_from=8)
+
+
+@pytest.mark.parametrize(
+  "valid, test, sizes", [(0.3, 0, [7, 3, 0]), (0, 0.3, [7, 0, 3]), (0, 0, [10, 0, 0])]
+)
+def test_moments_of_a_part_that_is_nothing_leave_it_empty(valid, test, sizes):
+  x = prepare.order(table([("a", i, i) for i in range(10)]), ties=prepare.file_order)
+  split = splits.temporal(x, **splits.moments(x, valid=valid, test=test))
+  assert [len(part) for part in split] == sizes
+
+
+def test_fractions_are_decimal():
+  x = prepare.order(table([("a", i, i) for i in range(100)]), ties=prepare.file_order)
+  for test in (0.29, 0.57, 0.58, 0.35):  # .29 * 100 is 28.999...
+    assert len(splits.ratio_by_user(x, valid=0, test=test).test) == round(100 * test)
 
 
 def test_fractions_that_leave_nothing_are_refused():

@@ -98,6 +98,22 @@ def test_targets_that_were_met_before_are_counted():
   assert examples.again(examples.next_events(x, x.take(np.arange(0)))) == 0
 
 
+@pytest.mark.parametrize("block", [1, 1 << 22])
+def test_of_sets_those_are_counted_that_hold_what_was_met_before(block, monkeypatch):
+  monkeypatch.setattr(examples, "_BLOCK", block)
+  # 2's set holds an item of 1's history, and 3's one of its own; 4 has no history.
+  before = interactions.from_columns([1, 1, 2, 3, 4], [7, 8, 9, 8, 9], timestamp=np.arange(5))
+  asked = interactions.from_columns([1, 2, 2, 3, 3, 4], [9, 7, 8, 7, 8, 7], timestamp=np.arange(6))
+  before = before.take(before.user < 4)
+  asked = interactions.renumber(asked, before.users, before.items)
+  assert examples.again(examples.sets(before, asked)) == 1 / 4
+
+
+def test_a_stride_that_would_miss_events_is_refused():
+  with pytest.raises(ValueError, match="stride must lie in 1..3"):
+    examples.sequences(log([12]), 3, stride=5)
+
+
 def test_sets_hold_all_targets_of_a_user_even_without_a_history():
   x = log([3, 2])
   first = x.take((x.user == 1) & (x.timestamp < 1))
@@ -151,6 +167,16 @@ def test_buckets_pad_to_the_narrowest_width_that_holds_the_history():
       assert min(lengths[n], 10) <= width and (width == 2 or lengths[n] > {5: 2, 10: 5}[width])
       seen.append(int(n))
   assert sorted(seen) == list(range(100))
+
+
+def test_without_histories_every_example_is_in_the_narrowest_bucket(tmp_path):
+  x = examples.events(log([4, 3]))
+  assert x.lengths.tolist() == [0] * 7
+  records.write([x.take(np.arange(3)), x.take(np.arange(3, 7))], tmp_path / "r")
+  for source in (x, records.Records(tmp_path / "r")):
+    batches = loader.Batches(source, 4, max_len=[8, 16])
+    seen = [b["target"][b["weight"] > 0].tolist() for b in epoch_of(batches, 0)]
+    assert sum(seen, []) == x.dense["target"].tolist()
 
 
 @pytest.mark.parametrize("processes", [2, 4])

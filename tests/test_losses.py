@@ -61,9 +61,14 @@ def test_what_a_ranking_loss_drops_is_as_if_it_were_not_there(loss):
 
 def test_a_label_that_is_no_row_makes_the_loss_nan_where_it_counts():
   states, table = jnp.ones((2, 3)), jnp.ones((4, 3))
-  for where, finite in (([True, True], False), ([True, False], True)):
-    found = losses.linear_softmax_xent(states, table, jnp.array([1, 4]), jnp.array(where))[0]
-    assert np.isfinite(found) == finite
+  for label in (4, -1, -100):
+    labels = jnp.array([1, label])
+    for where, finite in (([True, True], False), ([True, False], True)):
+      found = losses.linear_softmax_xent(states, table, labels, jnp.array(where))[0]
+      assert np.isfinite(found) == finite
+      assert (
+        np.isfinite(losses.softmax_xent(states @ table.T, labels, jnp.array(where))[0]) == finite
+      )
 
 
 def linear_case(seed=0, batch=(8, 5), items=23, dim=4):

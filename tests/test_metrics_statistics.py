@@ -28,6 +28,23 @@ def test_sign_flip_of_few_pairs_is_exact():
   assert got.difference == d.mean()
 
 
+@pytest.mark.parametrize("pairs", [6, 8, 11])
+def test_the_interval_of_sign_flip_ends_where_its_test_begins_to_refuse(pairs):
+  d = np.random.default_rng(pairs).normal(0.3, 1, pairs)
+  got = statistics.sign_flip(d, np.zeros(pairs), seed=0)
+
+  def p(shift):
+    return statistics.sign_flip(d, np.full(pairs, shift), seed=0).p
+
+  for end, away in ((got.low, -1), (got.high, 1)):
+    assert p(end - away * 1e-6) > 0.05 >= p(end + away * 1e-6)
+
+
+def test_of_five_pairs_sign_flip_can_refuse_no_difference():
+  got = statistics.sign_flip(np.arange(1.0, 6), np.zeros(5), seed=0)
+  assert got.p == 2 / 32 and (got.low, got.high) == (-np.inf, np.inf)
+
+
 def test_sign_flip_of_many_pairs_agrees_with_scipy():
   rng = np.random.default_rng(1)
   first, second = rng.normal(0.15, 1, 200), rng.normal(0, 1, 200)
@@ -84,7 +101,7 @@ def test_a_clear_difference_is_found_and_p_is_never_zero(test):
 
 
 def test_equal_systems_differ_with_p_one():
-  same = np.arange(5.0)
+  same = np.arange(8.0)
   for got in (
     statistics.paired_bootstrap(same, same, seed=0),
     statistics.sign_flip(same, same, seed=0),

@@ -16,6 +16,8 @@ from recjax.data.errors import DataError
 from recjax.data.interactions import Impressions, Interactions
 from recjax.data.ragged import Ragged
 
+_BLOCK = 1 << 22  # places of histories looked at together
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
@@ -35,8 +37,8 @@ class Examples:
 
   @property
   def lengths(self) -> np.ndarray:
-    """[E] the longest left-padded row of each example: what bucketing goes by."""
-    return np.max([r.lengths for r in self.left.values()], axis=0, initial=0)
+    """[E] the longest left-padded row of each example, 0 of none: what bucketing goes by."""
+    return np.max([np.zeros(len(self), int), *(r.lengths for r in self.left.values())], axis=0)
 
   def widths(self, max_len: int) -> dict[str, int]:
     """Widths that hold every right-padded row, and left-padded ones up to `max_len`."""
@@ -73,8 +75,8 @@ def sequences(x: Interactions, max_len: int, *, stride: int | None = None) -> Ex
   """
   start, stop = _users(x)
   if stride is not None:
-    if stride < 1:
-      raise ValueError(f"stride must be at least 1, it is {stride}")
+    if not 1 <= stride <= max_len:
+      raise ValueError(f"stride must lie in 1..{max_len}, else events are missed; it is {stride}")
     windows = 1 + np.maximum(-(-(stop - start - 1 - max_len) // stride), 0)
     nth = np.arange(windows.sum()) - np.repeat(np.cumsum(windows) - windows, windows)
     start, stop = np.repeat(start, windows), np.repeat(stop, windows) - nth * stride
@@ -166,14 +168,27 @@ def deny_seen(examples: Examples) -> Examples:
 
 
 def again(examples: Examples) -> float:
-  """The share of examples whose target is in its own history; 0 of targets that are sets."""
-  if "target" not in examples.dense or not len(examples):
+  """The share of examples of which a target is in its own history."""
+  if not len(examples):
     return 0.0
-  history, count = examples.left["history"], examples.left["history"].lengths
-  within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-  met = history.values[np.repeat(history.start, count) + within]
-  same = met == np.repeat(examples.dense["target"], count)
-  return len(np.unique(np.repeat(np.arange(len(examples)), count)[same])) / len(examples)
+  history, targets = examples.left["history"], examples.right.get("target")
+  if targets is None:
+    at = np.arange(len(examples))
+    targets = Ragged(examples.dense["target"], at, at + 1)
+  found = 0
+  for rows in np.array_split(np.arange(len(examples)), 1 + int(history.lengths.sum()) // _BLOCK):
+    (by, met), (of, wanted) = _pairs(history, rows), _pairs(targets, rows)
+    size = 1 + max(met.max(initial=0), wanted.max(initial=0))
+    found += len(np.unique(of[np.isin(of * size + wanted, by * size + met)]))
+  return found / len(examples)
+
+
+def _pairs(ragged: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Every value of these rows, and which of them it is of."""
+  count = ragged.lengths[rows]
+  of = np.repeat(np.arange(len(rows)), count)
+  within = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
+  return of, ragged.values[ragged.start[rows][of] + within]
 
 
 def _until(x: Interactions, start: np.ndarray, rows: np.ndarray) -> Examples:

@@ -202,9 +202,18 @@ def from_columns(
   text: np.ndarray | None = None,
   fields: Mapping[str, np.ndarray] | None = None,
 ) -> Interactions:
-  """Interactions from raw columns: ids of any kind (strings or numbers), numbered here."""
+  """Interactions from raw columns: ids of any kind (strings or numbers), numbered here.
+
+  Times are whole numbers of any unit; a rating may be NaN, where nobody gave one.
+  """
   user, users = number(np.asarray(user))
   item, items = number(np.asarray(item))
+  for name, rows, ids in (("user", user, users), ("item", item, items)):
+    if (ids[1:] == "").any():
+      row = int(np.argmax(ids[rows] == ""))
+      raise DataError(
+        f"the {name} of row {row} is blank", remedy="Leave such rows out, or say whose they are."
+      )
   behaviors: tuple[str, ...] = ()
   if behavior is not None:
     kinds, behavior = np.unique(np.asarray(behavior).astype(str), return_inverse=True)
@@ -214,13 +223,26 @@ def from_columns(
     item,
     users,
     items,
-    timestamp=None if timestamp is None else np.asarray(timestamp, np.int64),
+    timestamp=None if timestamp is None else _whole(np.asarray(timestamp)),
     rating=None if rating is None else np.asarray(rating, np.float32),
     behavior=None if behavior is None else behavior.astype(np.int16),
     behaviors=behaviors,
     text=None if text is None else strings(text),
     fields=dict(fields or {}),
   )
+
+
+def _whole(times: np.ndarray) -> np.ndarray:
+  """[N] int64, or an error that names the first time that is no whole number."""
+  if times.dtype.kind == "f":
+    bad = np.flatnonzero(~(np.isfinite(times) & (times == np.floor(times))))
+    if len(bad):
+      raise DataError(
+        f"the time of row {bad[0]} is {times[bad[0]]}, which is no whole number",
+        remedy="Count in a finer unit (milliseconds: 1000 * seconds, rounded), and drop events "
+        "without a time.",
+      )
+  return times.astype(np.int64)
 
 
 def replace(x: Interactions, **columns: object) -> Interactions:

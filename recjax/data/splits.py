@@ -40,8 +40,9 @@ def moments(x: Interactions, *, valid: float, test: float) -> dict[str, float]:
   _check_fractions(valid, test)
   if x.timestamp is None or not len(x):
     raise DataError("there are no timestamps to split by", remedy="Read the column.")
-  at = np.quantile(x.timestamp, [1 - valid - test, 1 - test], method="higher")
-  return {"valid_from": float(at[0]), "test_from": float(at[1])}
+  early, late = np.quantile(x.timestamp, [1 - valid - test, 1 - test], method="higher")
+  test_from = float(late) if test else np.inf  # else the last moment would test
+  return {"valid_from": float(early) if valid else test_from, "test_from": test_from}
 
 
 def ratio(x: Interactions, *, valid: float, test: float, seed: int) -> Split:
@@ -88,8 +89,8 @@ def cold_items(split: Split, fraction: float, *, seed: int) -> tuple[Split, np.n
 
 def _by_place(x, place, count, valid, test) -> Split:
   """Events by their place among `count`: the tail tests, what precedes it validates."""
-  tests = np.floor(count * test).astype(np.int64)
-  valids = np.floor(count * valid).astype(np.int64)
+  # .29 of 100 is 29, whatever binary fractions make of it.
+  tests, valids = (np.floor(count * part + 1e-9).astype(np.int64) for part in (test, valid))
   last, late = place >= count - tests, place >= count - tests - valids
   return Split(x.take(~late), x.take(late & ~last), x.take(last))
 

@@ -91,7 +91,7 @@ class Source:
       for example in data.__getitems__(list(range(begin, min(begin + 4096, len(data))))):
         for name, into in sizes.items():
           into.append(len(example[name]))
-    self.lengths = np.max([sizes[n] for n in left], axis=0, initial=0)
+    self.lengths = np.max([np.zeros(len(data), int), *(sizes[n] for n in left)], axis=0)
     self._longest = {name: max([1, *sizes[name]]) for name in right}
 
   def __len__(self) -> int:

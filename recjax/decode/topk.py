@@ -21,11 +21,11 @@ def scores(every: Array, batch: Batch) -> Array:
 def rank(every: Array, batch: Batch, *, k: int) -> Ranked:
   """What `System.recommend` answers from [B, I]: the best k that `allow` and `deny` leave.
 
-  An item whose score is NaN is never among them.
+  An item whose score is NaN is never among them; of equal scores, 0 and -0 too, the first item is.
   """
   if k >= every.shape[1]:
     raise ValueError(f"k is {k}, but there are {every.shape[1] - 1} items")
-  every = every.at[:, PAD].set(-jnp.inf)
+  every = jnp.where(every == 0, 0, every).at[:, PAD].set(-jnp.inf)
   rows = jnp.arange(len(every))[:, None]
   if "allow" in batch:
     allowed = jnp.zeros(every.shape, bool).at[rows, batch["allow"]].set(True)

@@ -115,7 +115,7 @@ def sampled_ranking(
 
   def measure(params, assets, batch):
     ranks = ranking.sampled_ranks(
-      system.score(params, assets, batch), batch["candidates"], batch["target"]
+      system.score(params, assets, _question(batch)), batch["candidates"], batch["target"]
     )
     values = {f"sampled_recall@{k}": ranking.recall_at(ranks, k) for k in ks}
     values |= {f"sampled_ndcg@{k}": ranking.ndcg_at(ranks, k) for k in ks}
@@ -128,7 +128,7 @@ def rating(system: System) -> Measure:
   """RMSE and MAE of `score` against `ratings` [B]; the batch's `target` is the item in question."""
 
   def measure(params, assets, batch):
-    question = {name: x for name, x in batch.items() if name not in ("target", "ratings")}
+    question = _question(batch)
     if "target" in batch:
       question["candidates"] = batch["target"][:, None]
     predicted = system.score(params, assets, question).reshape(batch["ratings"].shape)
@@ -141,7 +141,7 @@ def clicks(system: System, ks: Sequence[int] = (5, 10)) -> Measure:
   """Per-impression AUC, MRR and NDCG of `score` against `labels`, both [B, C]."""
 
   def measure(params, assets, batch):
-    scores, labels = system.score(params, assets, batch), batch["labels"]
+    scores, labels = system.score(params, assets, _question(batch)), batch["labels"]
     where = batch["candidates"] != PAD
     values = {"auc": impressions.auc(scores, labels, where)}
     values |= {"mrr": impressions.mrr(scores, labels, where)}
@@ -155,13 +155,13 @@ def probability(system: System) -> Measure:
   """AUC over all examples, log-loss and accuracy of `score` [B, 1], logits, and `labels` [B, 1]."""
 
   def measure(params, assets, batch):
-    logit = system.score(params, assets, batch).reshape(-1)
+    logit = system.score(params, assets, _question(batch)).reshape(-1)
     label, where = batch["labels"].reshape(-1), batch["weight"] > 0
     p = jax.nn.sigmoid(logit)
     return {
       "": roc.histogram(logit, label, where),
       "log_loss": additive.mean(classification.binary_log_loss(p, label), where),
-      "accuracy": additive.mean((p > 0.5) == (label > 0.5), where),
+      "accuracy": additive.mean(((p > 0.5) == (label > 0.5)) & ~jnp.isnan(p), where),
     }
 
   return measure
@@ -171,10 +171,11 @@ def classes(system: System) -> Measure:
   """Accuracy and log-loss of `score`, class logits [B, N], against `labels` [B]."""
 
   def measure(params, assets, batch):
-    logits, where = system.score(params, assets, batch), batch["weight"] > 0
+    logits, where = system.score(params, assets, _question(batch)), batch["weight"] > 0
     p = jax.nn.softmax(logits.astype(jnp.float32))
+    right = (jnp.argmax(logits, -1) == batch["labels"]) & ~jnp.isnan(p).any(-1)
     return {
-      "accuracy": additive.mean(jnp.argmax(logits, -1) == batch["labels"], where),
+      "accuracy": additive.mean(right, where),
       "log_loss": additive.mean(classification.log_loss(p, batch["labels"]), where),
     }
 
@@ -182,7 +183,10 @@ def classes(system: System) -> Measure:
 
 
 def loss(system: System, key: Array) -> Measure:
-  """The training loss itself, for systems that answer nothing yet (pretraining)."""
+  """The training loss itself, dropout and draws included, under one key for every batch.
+
+  For systems that answer nothing yet (pretraining).
+  """
 
   def measure(params, assets, batch):
     out = system.loss(params, assets, batch, key)
@@ -211,7 +215,8 @@ def measures(system: System, batch: Batch, ks: Sequence[int] = (5, 10)) -> Measu
 
 def _question(batch: Batch) -> Batch:
   """The batch without its answer, so that no system can look."""
-  return {name: column for name, column in batch.items() if name not in ("target", "next")}
+  answers = ("target", "next", "labels", "ratings")
+  return {name: column for name, column in batch.items() if name not in answers}
 
 
 def _means(values, where, assets, batch, slices) -> Statistics:

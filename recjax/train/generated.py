@@ -37,15 +37,25 @@ def texts(
   if system.generate is None:
     raise ValueError("the system writes no text: it has no `generate`")
   mesh = mesh or meshes.mesh_of(params) or meshes.make_mesh()
-  generate = jax.jit(system.generate)
+  meshes.check_share(asked, mesh)
+
+  def answered(params, assets, batch):
+    question = {name: x for name, x in batch.items() if name != "target"}
+    kept = {name: batch[name] for name in ("weight", "target") if name in batch}
+    return kept | {"said": system.generate(params, assets, question)}
+
+  # Every process reads all of the answers, whichever devices gave them.
+  answered = jax.jit(answered, out_shardings=meshes.replicated(mesh))
   said, written = [], []
   for batch in loader.load(asked):
-    question = {name: x for name, x in batch.items() if name != "target"}
-    tokens = np.asarray(generate(params, assets, meshes.put_batch(question, mesh)))
-    real = batch["weight"] > 0
-    said += decode(tokens[real])
+    found = {
+      name: np.asarray(x)
+      for name, x in answered(params, assets, meshes.put_batch(batch, mesh)).items()
+    }
+    real = found["weight"] > 0
+    said += decode(found["said"][real])
     if wanted is None:
-      written += decode(batch["target"][real])
+      written += decode(found["target"][real])
   wanted = written if wanted is None else list(wanted)
   if len(said) != len(wanted):
     raise ValueError(f"{len(wanted)} texts are wanted of {len(said)} examples: give one for each")
