@@ -36,18 +36,19 @@ def prepare(*, devices: int = 2) -> None:
 def start(main: Callable[[], None]) -> None:
   """A script's `main` after its flags are read; what is no flag is an error, not left aside.
 
-  Of an error in files, which says what to do, the message is all that is printed.
+  Of an error that says what to do, the message is all that is printed.
   """
   from absl import app
 
   from recjax.data.errors import DataError
+  from recjax.train.checkpoint import CheckpointError
 
   def checked(argv: list[str]) -> None:
     if argv[1:]:
       raise app.UsageError(f"no such argument: {' '.join(argv[1:])}; options are --NAME=VALUE")
     try:
       main()
-    except DataError as error:
+    except (DataError, CheckpointError) as error:
       raise SystemExit(str(error)) from None
 
   app.run(checked)

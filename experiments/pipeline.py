@@ -149,8 +149,9 @@ class Run(preparation.Preparation):
     return table
 
   def attainable(self) -> Table:
-    """What no system can exceed, of a synthetic world."""
-    if self.data.source != "synthetic":
+    """What no system can exceed, of a synthetic world: it is of every user's last event."""
+    fewer = self.data.user_core or self.data.item_core or self.data.repeats != "keep"
+    if self.data.source != "synthetic" or self.config.task != "next_item" or fewer:
       return {}
     truth = self.workdir / "raw" / sources.TRUTH
     return {"best attainable": [json.loads(truth.read_text())]}
@@ -207,20 +208,20 @@ class Run(preparation.Preparation):
     An item without a title is told by its id.
     """
     with recommendations.open(encoding="utf-8") as file:  # a title may hold other ends of lines
-      lines = list(file)
+      number = sum(1 for _ in file)
+      chosen = set(np.linspace(0, number - 1, min(count, number)).astype(int).tolist())
+      file.seek(0)
+      records = [json.loads(line) for at, line in enumerate(file) if at in chosen]
     of_id = dict(zip(self.raw.catalog.ids.tolist(), self._titles().tolist(), strict=True))
-    test = self.split.test
-    following = dict(
-      zip(test.users[test.user].tolist(), test.items[test.item].tolist(), strict=True)
-    )
-    users = []
-    for at in np.linspace(0, len(lines) - 1, min(count, len(lines))).astype(int):
-      record = json.loads(lines[at])
-      met = [of_id[item] or item for item in record["history"]]
-      after = following[record["user"]]
-      titles = [of_id[item] or item for item in record["items"]]
-      hit = [item == after for item in record["items"]]
-      told = {"history": met, "titles": titles, "hit": hit, "next": of_id[after] or after}
+    test, users = self.split.test, []
+    for record in records:
+      after = test.items[test.item[test.users[test.user] == record["user"]]].tolist()
+      told = {
+        "history": [of_id[item] or item for item in record["history"]],
+        "titles": [of_id[item] or item for item in record["items"]],
+        "hit": [item in after for item in record["items"]],
+        "next": ", ".join(of_id[item] or item for item in after),
+      }
       users.append({**record, **told})
     return users
 
@@ -343,5 +344,9 @@ def describe(config: ml_collections.ConfigDict) -> str:
   }
   said = {**config, "model": assembly.chosen(config.system, config.get("model"))}
   told = [settings.describe(n, cls, said[n]) for n, cls in sections.items() if n in config]
-  plain = [f"  --config.{name}={v!r}" for name, v in config.items() if name not in sections]
+  plain = [
+    f"  --config.{name}={v!r}  # {settings.PLAIN[name]}"
+    for name, v in config.items()
+    if name not in sections
+  ]
   return "\n\n".join([*told, "the run:\n" + "\n".join(plain)])

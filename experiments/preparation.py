@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments import settings, sources, tasks
 from recjax import growth
-from recjax.data import interactions, splits, storage
+from recjax.data import interactions, prepare, splits, storage
 from recjax.data.errors import DataError
 from recjax.data.interactions import Interactions
 from recjax.semid import artefact, assign, learn, quantizer, report
@@ -81,8 +81,7 @@ class Preparation:
   @functools.cached_property
   def before_test(self) -> Interactions:
     """Train and validation events, each user's in order."""
-    both = interactions.concat(self.split[:2])
-    return both.take(np.argsort(both.user, kind="stable"))
+    return prepare.order(interactions.concat(self.split[:2]), ties=prepare.file_order)
 
   @functools.cached_property
   def encoder(self) -> encoders.Encoder | lsa.Lsa:
@@ -111,10 +110,12 @@ class Preparation:
     template = settings.build(settings.Text, self.section("text")).template
     folder = self.workdir / "vectors"
     made = vectors.item_vectors(self.raw.catalog, template, self.encoder, cache=folder)
-    empty = np.flatnonzero(~made[PAD + 1 :].any(1)) + PAD + 1
+    blank = np.array([not text for text in vectors.render(self.raw.catalog, template)])
+    empty = np.flatnonzero((blank | ~made.any(1))[PAD + 1 :]) + PAD + 1
     if len(empty):
       _logger.warning(
-        "%d of %d items have no word that another has (the first is %s): their vectors are zero",
+        "%d of %d items have no text, or none of known words (the first is %s): nothing in their "
+        "vectors tells them apart",
         len(empty),
         len(made) - 1,
         self.raw.catalog.ids[empty[0]],
@@ -126,17 +127,17 @@ class Preparation:
     cfg = settings.build(settings.SemanticIds, self.section("semantic_ids"))
     folder = self.workdir / "semantic_ids"
     if cfg.published:
-      file = sources.path_of(cfg.published)
-      read = digest(self.raw.catalog.ids.tolist(), np.fromfile(file, np.uint8))
+      given = artefact.published(sources.path_of(cfg.published))
+      read = digest(given.items.tolist(), np.asarray(given.codes))
     else:
       read = artefact.content_hash(self.vectors)
-    inputs = digest(dataclasses.asdict(cfg), read)
+    inputs = digest(dataclasses.asdict(cfg), self.raw.catalog.ids.tolist(), read)
     mark = folder / "inputs.sha256"
     if mark.exists() and mark.read_text() == inputs:
       _logger.info("semantic ids: unchanged, read from %s", folder)
       return artefact.load(folder)
     if cfg.published:
-      ids = artefact.published(file).select(self.raw.catalog.ids.tolist())
+      ids = given.select(self.raw.catalog.ids.tolist())
     else:
       training = folder / f"training_{inputs[:8]}"
       made = learn.quantizer(cfg.quantizer, self.vectors[PAD + 1 :], workdir=training)

@@ -55,7 +55,7 @@ def write(
 ) -> None:
   note = _note(record, coded=codes is not None)
   body = [f"<h1>{html.escape(title)}</h1>", note, _table(record["systems"])]
-  curves = {name: lines for name, lines in curves.items() if lines}
+  curves = {name: lines for name, lines in curves.items() if any(len(x) > 1 for x in lines)}
   if curves:
     drawn = _learning(curves)
     path.with_name("learning.png").write_bytes(drawn.getvalue())

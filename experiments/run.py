@@ -31,12 +31,19 @@ def main():
     return
   if _WORKDIR.value is None:
     raise app.UsageError("--workdir is needed: the folder that the run is kept in")
+  record = pathlib.Path(_RECORD.value) if _RECORD.value else None
+  if record is not None:  # an error now, not after hours
+    if _MODE.value not in ("all", "evaluate"):
+      raise app.UsageError(
+        f"--record keeps what is measured, and --mode={_MODE.value} measures nothing"
+      )
+    record.mkdir(parents=True, exist_ok=True)
   pipeline.run(
     _CONFIG.value,
     pathlib.Path(_WORKDIR.value),
     _MODE.value,
     name=_NAME.value or pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem,
-    record=pathlib.Path(_RECORD.value) if _RECORD.value else None,
+    record=record,
   )
 
 

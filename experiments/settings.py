@@ -107,8 +107,8 @@ class Prompts:
 class Evaluation:
   """Full ranking of the test events."""
 
-  ks: tuple[int, ...] = (5, 10)
-  batch_size: int = 256
+  ks: tuple[int, ...] = (5, 10)  # lengths of lists that are measured
+  batch_size: int = 256  # questions at a time
   deny_seen: bool = False  # leave out what the user has met: the protocol must say so
   valid_users: int = 0  # that validate, so many drawn; 0: all
   by_score: bool = True  # rank by the scores of all items where a system gives them; not in words
@@ -120,11 +120,20 @@ class Evaluation:
       raise ValueError(f"evaluation.valid_users is a number of users, or 0, not {self.valid_users}")
 
 
-# All that a config may hold: sections, and the plain values of a run.
+# The plain values of a run, and what each means.
+PLAIN = {
+  "system": "a name in recjax.systems.SYSTEMS",
+  "task": "how events are split, asked and measured, see experiments/tasks.py",
+  "examples": "what an example of the training is, see experiments/tasks.py",
+  "seeds": "one training each; the table tells mean and interval",
+  "batch_size": "examples of a step, over all devices",
+  "pretrain_batch_size": "the same of the stage before",
+  "devices": "that a CPU shows to a run: a training batch is split over them",
+}
+# All that a config may hold.
 SECTIONS = (
   *("data", "text", "semantic_ids", "prompts", "pairs", "model", "train", "pretrain"),
-  *("evaluation", "system", "task", "examples", "seeds", "batch_size", "pretrain_batch_size"),
-  "devices",  # that a CPU shows to a run: a training batch is split over them
+  *("evaluation", *PLAIN),
 )
 
 
@@ -216,7 +225,14 @@ def load(path: str) -> ml_collections.ConfigDict:
 
 
 def _comments(cls: type) -> dict[str, str]:
-  """field -> the comment at the end of its line in the class's source."""
+  """field -> the comment at the end of its line in the class's source, or in that of a base."""
+  found: dict[str, str] = {}
+  for base in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
+    found |= _own_comments(base)
+  return found
+
+
+def _own_comments(cls: type) -> dict[str, str]:
   found: dict[str, str] = {}
   names = {f.name for f in dataclasses.fields(cls)}
   source = inspect.getsource(cls)

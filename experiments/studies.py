@@ -265,7 +265,7 @@ STUDIES = {"beam": beam, "diversity": diversity, "cold": cold}
 
 
 def main():
-  launch.prepare()
+  launch.prepare(devices=_CONFIG.value.devices)
   workdir = pathlib.Path(_WORKDIR.value)
   check_config(_CONFIG.value, workdir)
   check_ended(_CONFIG.value, workdir)

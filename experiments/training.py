@@ -38,7 +38,7 @@ def check(job: Job) -> None:
   It writes nothing. Sizes and assets, which take work to know, are left to `loop.fit`.
   """
   _check(job, {"config": _configured(job)})
-  _check(job, {"data": _events(job)})
+  _check(job, _events(job))
 
 
 def _check(job: Job, told: dict[str, Any]) -> None:
@@ -117,6 +117,8 @@ def _fit_with_sums(
   )
   if first.stopped_by is not None:
     return first
+  started = ["pretrain", "sums", int(first.state.step)]  # more of these are another start
+  more["fingerprint"] = {**more["fingerprint"], "init_from": started}
   more["init_from"] = lambda fresh: first.params
   tuned = loop.fit(system, assets, batches, cfg, workdir=folder / "tune", **more)
   return tuned._replace(seconds=first.seconds + tuned.seconds)
@@ -141,7 +143,7 @@ def _fingerprint(job: Job) -> dict[str, Any]:
   return {
     **({"words": job.questions.fingerprint} if "prompts" in job.config else {}),
     "config": {**_configured(job), "model": dataclasses.asdict(job.built.config)},
-    "data": _events(job),
+    **_events(job),
     "assets": preparation.digest(*map(np.asarray, jax.tree.leaves(job.built.assets))),
   }
 
@@ -168,7 +170,13 @@ def _configured(job: Job) -> dict[str, Any]:
   return told
 
 
-def _events(job: Job) -> str:
-  known = job.known
-  ratings = [] if known.rating is None else [known.rating]
-  return preparation.digest(known.item, known.user, *ratings)
+def _events(job: Job) -> dict[str, str]:
+  """Those that are learned from, and those that choose among checkpoints."""
+  found = {"data": job.known}
+  if any(job.config.get(stage, {}).get("best") for stage in ("train", "pretrain")):
+    found["validation"] = job.split.valid
+  return {name: _digest(x) for name, x in found.items()}
+
+
+def _digest(x: Interactions) -> str:
+  return preparation.digest(x.item, x.user, *([] if x.rating is None else [x.rating]))

@@ -20,8 +20,19 @@ Array = jax.Array
 Key = jax.Array
 Params = Any
 Assets = Any
-# A flat dict; every array leads with B. Keys: `user history target next candidates labels
-# ratings allow deny weight`, and `codes` where ids are codes.
+# A flat dict; every array leads with B. Ids are int32, and 0 (PAD) fills what is empty.
+#
+#   weight      [B] float32; 0: the row only fills the batch. Every loss reads it
+#   user        [B]
+#   history     [B, T] oldest first, filled at the left
+#   next        [B, T] what follows each place of the history; segment [B, T]: histories of a row
+#   target      [B], or [B, N] filled at the right; also the item that `ratings` [B] are of
+#   candidates  [B, C] to score or to learn from; labels [B, C], or [B] where they are classes
+#   allow, deny [B, N] items that alone, or never, are recommended
+#   source      [B, S] tokens; words [B, S] the whole word of each; target [B, N] then has tokens
+#   vector      [B, D]
+#
+# A loss reads the most that its system's module says; `recjax.data.examples` makes such batches.
 Batch = Mapping[str, Array]
 Metrics = Mapping[str, tuple[Array, Array]]  # name -> (sum, weight)
 

@@ -192,6 +192,27 @@ def test_what_the_folder_asks_for_and_is_not_known_is_refused(tmp_path):
     encoders.load(tmp_path / "d")
 
 
+def test_files_that_hold_something_else_are_named(tmp_path):
+  for name, text in (
+    ("modules.json", '["a"]'),
+    ("1_Pooling/config.json", "[]"),
+    ("sentence_bert_config.json", "[]"),
+  ):
+    folder = tiny(tmp_path / name.partition(".")[0].replace("/", "_"))
+    (folder / name).write_text(text)
+    with pytest.raises(DataError, match=pathlib.PurePath(name).name):
+      encoders.load(folder)
+  folder = tiny(tmp_path / "long")
+  (folder / "sentence_bert_config.json").write_text('{"max_seq_length": "abc"}')
+  with pytest.raises(DataError, match="the longest text has 'abc' tokens"):
+    encoders.load(folder)
+
+
+def test_one_text_is_no_list_of_texts(encoder):
+  with pytest.raises(TypeError, match="put it into brackets"):
+    encoder("red lamp")
+
+
 @pytest.mark.parametrize(
   "name", ["modules.json", "config.json", "vocab.txt", "model.safetensors", "1_Pooling/config.json"]
 )

@@ -18,7 +18,7 @@ from recjax.nn import t5
 from recjax.semid import learn
 from recjax.systems.generative import p5, t5_rating
 from recjax.text import instances, prompts, t5_weights, vocab, whole_words
-from recjax.train import evaluate, loop, stages
+from recjax.train import checkpoint, evaluate, loop, stages
 from recjax.types import PAD
 
 VOCABULARY = "tokenizers/synthetic.model"
@@ -312,6 +312,26 @@ def test_what_is_written_is_compared_with_what_users_wrote(ingredients):
   found = of.written({}, (), system, longer)
   assert found["summary/exact_match"] == 0
   assert found["summary/rouge1"] == pytest.approx(2 * 3 / (3 + 21))
+
+
+def test_more_sums_before_are_another_run(tmp_path):
+  """What was tuned from the sums of before does not pass for what these lead to."""
+  told = []
+  for steps in (2, 2, 4):
+    made = config(
+      p5,
+      "prompts",
+      section(("direct",), sums="first"),
+      pretrain=loop.Config(steps=steps),
+      pretrain_batch_size=16,
+    )
+    run = pipeline.Run(made, tmp_path)
+    if told and steps == 4:
+      with pytest.raises(checkpoint.CheckpointError, match="init_from"):
+        run.train(0)
+      return
+    told.append(jax.device_get(run.train(0).params))
+  pytest.fail("never reached")
 
 
 def test_the_scale_of_a_task_vector_is_what_validates_best(tmp_path):

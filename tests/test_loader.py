@@ -336,6 +336,28 @@ def test_prepared_events_and_maps_survive_the_disk(tmp_path):
     np.testing.assert_array_equal(got, column)
 
 
+def test_no_flipped_bit_of_the_events_goes_unnoticed(tmp_path):
+  rng = np.random.default_rng(0)
+  x = interactions.from_columns(
+    rng.integers(0, 50, 400), rng.integers(0, 90, 400), timestamp=np.arange(400)
+  )
+  storage.save(x, tmp_path)
+  path = tmp_path / "events.parquet"
+  whole, named = path.read_bytes(), 0
+  for _ in range(150):
+    bad = bytearray(whole)
+    bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
+    path.write_bytes(bad)
+    try:
+      got = storage.load(tmp_path)
+    except DataError:
+      named += 1
+      continue
+    for name, column in x.columns().items():  # what is read says the same
+      np.testing.assert_array_equal(got.columns()[name], column)
+  assert named > 75
+
+
 def test_a_damaged_store_is_named(tmp_path):
   storage.save(log([3]), tmp_path)
   (tmp_path / "items.jsonl").write_text('""\n"a"\n"a"\n')
@@ -343,6 +365,9 @@ def test_a_damaged_store_is_named(tmp_path):
     storage.load(tmp_path)
   (tmp_path / "items.jsonl").write_text('""\n{\n')
   with pytest.raises(DataError, match="items.jsonl:2: not a JSON string"):
+    storage.load(tmp_path)
+  (tmp_path / "items.jsonl").write_bytes(b'""\n"\xff"\n')
+  with pytest.raises(DataError, match="items.jsonl: damaged"):
     storage.load(tmp_path)
   (tmp_path / "events.parquet").write_bytes(b"PAR1")
   with pytest.raises(DataError, match="events.parquet: damaged"):

@@ -160,6 +160,10 @@ def test_too_few_texts_or_terms_say_so(titles):
     lsa.fit(["red lamp", "blue soap"], dim=None)
   with pytest.raises(DataError, match="Lower `dim`"):
     lsa.fit(["one two three"] * 9, dim=3)
+  with pytest.raises(ValueError, match="there is at least 1, or None"):
+    lsa.fit(titles, dim=0)
+  with pytest.raises(TypeError, match="put it into brackets"):
+    lsa.fit(titles, dim=4)("red lamp")
 
 
 def test_a_missing_or_damaged_file_is_named(titles, tmp_path):
@@ -168,5 +172,6 @@ def test_a_missing_or_damaged_file_is_named(titles, tmp_path):
     lsa.load(path)
   lsa.fit(titles, dim=4).save(path)
   path.write_bytes(path.read_bytes()[:-10])
-  with pytest.raises(DataError, match="not a saved LSA"):
-    lsa.load(path)
+  for damaged in (path, tmp_path):
+    with pytest.raises(DataError, match="not a saved LSA"):
+      lsa.load(damaged)

@@ -1,5 +1,6 @@
 """Data of one's own that is odd: small, blank, alike, with few events; a run says what it does."""
 
+import collections
 import json
 import logging
 
@@ -10,6 +11,7 @@ from experiments import pipeline, settings, tasks
 from recjax.data.errors import DataError
 from recjax.recommender import Recommender
 from recjax.semid import learn
+from recjax.systems.collaborative import ials
 from recjax.systems.generative import tiger
 from recjax.systems.sequential import sasrec
 from recjax.train import loop, optim
@@ -99,6 +101,65 @@ def test_times_under_another_name_are_asked_for(write, tmp_path, caplog):
   assert "timestamp" not in caplog.text  # said to be absent
 
 
+def test_a_run_of_parts_at_random_ends_though_times_go_back(write, tmp_path):
+  """Validation events are put among those learned from; of several tested items all are hits."""
+  sections = {"examples": "events", "task": "top_n", "seeds": (0,), "batch_size": 8}
+  config = settings.config(
+    system="ials",
+    data=settings.Data(source="tables", path=str(write("log.csv", log(each=8))), max_len=5),
+    model=settings.model(ials.Config, dim=4),
+    evaluation=settings.Evaluation(batch_size=16, ks=(5,), deny_seen=True, by_score=False),
+    **sections,
+  )
+  job = pipeline.Run(config, tmp_path / "run")
+  table = pipeline.run(config, tmp_path / "run", "all")
+  assert 0 < table["ials"][0]["recall@5"] <= 1
+  tested = collections.Counter(job.split.test.users[job.split.test.user].tolist())
+  shown = job.shown(tmp_path / "run" / "recommendations.jsonl", count=100)
+  assert max(tested.values()) > 1 and len(shown) == len(tested)
+  for user in shown:  # eight items in all: whatever is tested and not denied is listed
+    assert sum(user["hit"]) == tested[user["user"]] == user["next"].count(",") + 1
+  assert "<h2>Learning</h2>" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_what_is_attainable_is_of_the_last_events_of_all_users(tmp_path):
+  for task, core, known in (("next_item", 0, True), ("next_item", 2, False), ("top_n", 0, False)):
+    config = settings.config(
+      system="popularity",
+      task=task,
+      examples="events",
+      seeds=(0,),
+      batch_size=8,
+      data=settings.Data(size="tiny", user_core=core),
+      model={},
+      evaluation=settings.Evaluation(ks=(5,)),
+    )
+    job = pipeline.Run(config, tmp_path / f"{task}{core}")
+    _ = job.raw
+    assert bool(job.attainable()) == known
+
+
+def test_items_of_another_name_have_semantic_ids_made_anew(write, tmp_path):
+  titles = [f"{c} {t}" for c in ("red", "blue", "green") for t in ("soap", "lamp", "book")]
+  for name in ("i", "j"):
+    path = write("log.csv", log(items=len(titles)).replace(",i", f",{name}"))
+    path.write_text(path.read_text().replace(f",{name}tem", ",item"))
+    catalog = titled(tmp_path, titles)
+    items = tmp_path / "items.jsonl"
+    items.write_text(items.read_text().replace(': "i', f': "{name}'))
+    pipeline.run(tiger_config(path, catalog=catalog), tmp_path / "run", "all")
+    assert Recommender.load(tmp_path / "run").recommend([[f"{name}1"]], k=1).ids[0][0][0] == name
+
+
+def test_published_ids_that_are_not_there_are_named(write, tmp_path):
+  config = tiger_config(
+    write("log.csv", log(items=9)), catalog=titled(tmp_path, [f"Lamp {n}" for n in range(9)])
+  )
+  config.semantic_ids.published = str(tmp_path / "none.json")
+  with pytest.raises(DataError, match="none.json"):
+    pipeline.run(config, tmp_path / "run", "tokenize")
+
+
 def test_a_rating_that_the_task_would_not_use_may_be_blank(write, tmp_path):
   path = write("log.csv", log().replace("timestamp", "timestamp,rating").replace(",4\n", ",4,\n"))
   lines = path.read_text().splitlines()
@@ -128,7 +189,7 @@ def test_more_that_is_alike_than_codes_gets_a_level_that_counts(write, tmp_path,
   path = write("log.csv", log(items=len(titles), users=40))
   config = tiger_config(path, catalog=titled(tmp_path, titles))
   pipeline.run(config, tmp_path / "run", "all")
-  assert "25 of 34 items have no word that another has" in caplog.text
+  assert "25 of 34 items have no text, or none of known words" in caplog.text
   assert "a further level of 64 codes counts within what is alike" in caplog.text
   again = pipeline.Run(config, tmp_path / "run")
   assert again.collisions == ("count_up", 64) and again.ids.sizes[-1] == 64

@@ -76,6 +76,7 @@ def test_help_prints_every_field_and_a_typo_is_an_error(launch):
     "model.item_causal=True  # the encoder",
     "train.optimizer.warmup=100  # steps",
     "data.max_len=20",
+    "task='next_item'  # how events are split",
   ):
     assert f"--config.{line}" in told
   typo = launch("--mode=help", "--config.model.dmi=3")

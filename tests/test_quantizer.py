@@ -285,8 +285,21 @@ def test_ids_that_do_not_fit_are_refused():
     artefact.SemanticIds(with_pad(np.array(["a"])), np.concatenate([none, [[0, 4]]]), (2, 3))
   with pytest.raises(DataError, match="row 0 must be PAD"):
     artefact.SemanticIds(with_pad(np.array(["a"])), np.zeros((2, 2), int), (2, 3))
+  with pytest.raises(DataError, match="codes are whole numbers, not float"):
+    artefact.SemanticIds(with_pad(np.array(["a"])), np.array([[-1, -1], [np.nan, 1]]), (2, 3))
   with pytest.raises(ValueError, match="at least one codebook"):
     Quantizer((), jnp.zeros(2), jnp.ones(()))
+  with pytest.raises(ValueError, match=r"codebooks are \[3\] wide, what they code is 2"):
+    Quantizer((jnp.zeros((4, 3)),), jnp.zeros(2), jnp.ones(()))
+
+
+@pytest.mark.parametrize("change", [{"items": 999}, {"files": {}}])
+def test_a_config_that_does_not_tell_of_its_files_is_damaged(tmp_path, change):
+  ids()[0].save(tmp_path)
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(DataError, match="config.json"):
+    artefact.load(tmp_path)
 
 
 @pytest.mark.parametrize("items", [12, 40, 468, 5000])
@@ -301,6 +314,11 @@ def test_sizes_that_go_by_the_catalogue_can_be_learned_and_tell_items_apart(item
 def test_vectors_that_are_no_matrix_are_named_before_any_learning(method):
   with pytest.raises(DataError, match=r"\(8,\)"):
     learn.quantizer(learn.Config(method=method, sizes=(4, 4)), np.ones(8, np.float32))
+  x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+  x[5, 2] = np.nan
+  for bad, said in ((x, "row 5 is not"), (x[:0], "none are")):
+    with pytest.raises(DataError, match=f"vectors must be there, and finite: {said}"):
+      learn.quantizer(learn.Config(method=method, sizes=()), bad)
 
 
 def test_of_several_tries_the_one_with_the_fewest_collisions_is_kept(tmp_path):

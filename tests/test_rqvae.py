@@ -249,6 +249,20 @@ def test_bad_input_is_named():
     rqvae.make(rqvae.Config()).init(KEY, (), {"vector": x})
   with pytest.raises(ValueError, match="at least 2 codes"):
     rqvae.Config(codes=(256, 1))
+  for name, value in (("ema", 1.0), ("beta", -1.0), ("memory", 1.0), ("restart", 2.0)):
+    with pytest.raises(ValueError, match=f"{name} must lie in"):
+      rqvae.Config(**{name: value})
+  with pytest.raises(ValueError, match="widths must be positive"):
+    rqvae.Config(latent=0)
+
+
+def test_the_standardisation_has_no_gradient_for_any_loop():
+  system, x = rqvae.make(SMALL), vectors(50)
+  params = system.init(KEY, (), {"vector": x})
+  batch = {"vector": jnp.asarray(x), "weight": jnp.ones(50)}
+  found = jax.grad(lambda p: system.loss(p, (), batch, KEY).sum)(params)
+  assert not found["shift"].any() and not found["scale"].any()
+  assert np.abs(found["encoder"][0]["kernel"]).max() > 0
 
 
 def test_the_defaults_are_tigers():

@@ -232,6 +232,63 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, caplog):
   assert "next best" in caplog.text
 
 
+@pytest.mark.parametrize("damage", [None, "null", "{}"])
+def test_what_a_damaged_checkpoint_says_of_itself_is_not_believed(tmp_path, damage):
+  """A digit that makes it the best, or text that is no longer what was told."""
+  split = splits.leave_one_out(toy.log())
+  valid = loader.Batches(examples.next_events(split.train, split.valid), 64, max_len=8)
+  measure = evaluate.ranking_by_list(toy.make(toy.log().num_items))
+  suites = [evaluate.Suite("valid", valid, measure)]
+  how = {"suites": suites, "eval_every": 4, "best": "valid/recall@10", "keep_last": 2}
+  run(tmp_path, **how)
+  found = checkpoint.finished(tmp_path / "checkpoints")
+  by = {f.step: f.meta["metrics"]["valid/recall@10"] for f in found}
+  best = max(by, key=lambda step: (by[step], -step))
+  liar = next(step for step in by if step != best)
+  meta = tmp_path / "checkpoints" / f"step_{liar:08d}" / "meta.json"
+  said = meta.read_text()
+  meta.write_text(said.replace(f'@10": {by[liar]}', '@10": 8.5') if damage is None else damage)
+  assert meta.read_text() != said
+  again = run(tmp_path, **how)
+  assert again.metrics["valid/recall@10"] == by[best]
+  longer = run(tmp_path, steps=16, **how)
+  assert f"step_{best:08d}" in {p.name for p in (tmp_path / "checkpoints").iterdir()} or (
+    longer.metrics["valid/recall@10"] > by[best]
+  )
+
+
+def test_a_damaged_fingerprint_is_no_other_config(tmp_path):
+  run(tmp_path)
+  meta = tmp_path / "checkpoints" / "step_00000012" / "meta.json"
+  meta.write_text(meta.read_text().replace('"seed": 0', '"seed": 7'))
+  loop.check(tmp_path, loop.Config(steps=12, log_every=3, save_every=4), {})
+  chex.assert_trees_all_equal(run(tmp_path).state, run(tmp_path / "whole").state)
+
+
+def test_fewer_steps_than_were_trained_are_refused(tmp_path):
+  run(tmp_path)
+  said = "was trained for 12 steps already, and 8 are asked for"
+  with pytest.raises(checkpoint.CheckpointError, match=said):
+    run(tmp_path, steps=8)
+  with pytest.raises(checkpoint.CheckpointError, match=said):
+    loop.check(tmp_path, loop.Config(steps=8, log_every=3, save_every=4), {})
+
+
+def test_a_rate_or_a_section_that_is_added_is_another_config(tmp_path):
+  def told(**rates):
+    return loop._fingerprint(loop.Config(steps=9, optimizer=optim.Config(group_rates=rates)))
+
+  for then, now in (({}, {"items": 0.5}), ({"items": 0.5}, {"items": 0.5, "rest": 0.0})):
+    found = checkpoint.Found(tmp_path, {"step": 1, "fingerprint": checkpoint._plain(told(**then))})
+    checkpoint.check(found, told(**then))
+    with pytest.raises(checkpoint.CheckpointError, match="group_rates"):
+      checkpoint.check(found, told(**now))
+  found = checkpoint.Found(tmp_path, {"step": 1, "fingerprint": {"text": None}})
+  with pytest.raises(checkpoint.CheckpointError, match="text: None then, a section now"):
+    checkpoint.check(found, {"text": {"dim": 8}})
+  checkpoint.check(found, {"text": None, "further": {"dim": 8}})
+
+
 def test_a_metric_that_is_no_number_is_worse_than_any():
   assert checkpoint.worth({"a": float("nan")}, "a") == -np.inf
   assert checkpoint.worth({"a": float("nan")}, "-a") == -np.inf

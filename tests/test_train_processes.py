@@ -99,6 +99,8 @@ def test_two_processes_learn_what_one_does_and_hand_over(tmp_path):
   alone = finish(start(tmp_path / "alone", 24, devices=4))
   both = pair(tmp_path / "pair", 24)
   assert both[0]["metrics"] == both[1]["metrics"]
+  for one in both:  # each has all that was written, a text for each example
+    assert len(one["said"]) > 9 and sorted(one["said"]) == sorted(alone["said"])
   for one, two in zip(told(tmp_path / "alone"), told(tmp_path / "pair"), strict=True):
     assert one.keys() == two.keys()
     for name, value in one.items():

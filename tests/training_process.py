@@ -3,7 +3,8 @@
     python training_process.py WORKDIR STEPS [ADDRESS PROCESS PROCESSES]
 
 With TWO_STAGES in the environment half of the steps are a stage before, in WORKDIR/first.
-Prints one JSON line: a digest of the final parameters, and the loss at each report.
+Prints one JSON line: a digest of the final parameters, the metrics, and what a system writes of the
+users that validate.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ def main(workdir, steps, address=None, process=0, processes=1):
   import toy
 
   from recjax.data import examples, loader, splits
-  from recjax.train import evaluate, loop, optim, stages
+  from recjax.train import evaluate, generated, loop, optim, stages
+  from recjax.types import System
 
   split = splits.leave_one_out(toy.log())
   shard = (jax.process_index(), jax.process_count())
@@ -54,7 +56,13 @@ def main(workdir, steps, address=None, process=0, processes=1):
     result = loop.fit(system, (), train, cfg, suites=suites, workdir=workdir)
   leaves = [np.asarray(x) for x in jax.tree.leaves(jax.device_get(result.state))]
   digest = hashlib.sha256(b"".join(x.tobytes() for x in leaves)).hexdigest()
-  print(json.dumps({"digest": digest, "metrics": result.metrics, "stop": result.stopped_by}))
+  writer = System(generate=lambda params, assets, batch: batch["history"][:, -2:])
+  said, wanted = generated.texts(
+    {}, (), valid, system=writer, decode=lambda rows: [str(row.tolist()) for row in rows]
+  )
+  written = {"said": said, "wanted": wanted}
+  told = {"digest": digest, "metrics": result.metrics, "stop": result.stopped_by}
+  print(json.dumps({**told, **written}))
 
 
 if __name__ == "__main__":

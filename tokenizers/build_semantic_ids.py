@@ -51,6 +51,14 @@ def lines(path: str) -> list[str]:
   return text.removesuffix("\n").split("\n") if text else []
 
 
+def told(argv):
+  """Of an error in what was given, its message is all that is printed."""
+  try:
+    main(argv)
+  except DataError as error:
+    raise SystemExit(str(error)) from None
+
+
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
@@ -106,4 +114,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(told)

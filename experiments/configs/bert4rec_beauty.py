@@ -8,7 +8,7 @@ the last event of each user tests.
     python -m experiments.run --config=experiments/configs/bert4rec_beauty.py \\
       --workdir=runs/bert4rec_beauty
 
-Hardware: a GPU, or 2 CPU cores and an hour.
+Hardware: a GPU, as measured; or CPU cores, and patience.
 """
 
 from experiments import settings

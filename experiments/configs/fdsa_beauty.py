@@ -6,7 +6,7 @@ shared, 6.6 minutes, train.fuse=10; the checkpoint is that of the best validatio
 
     python -m experiments.run --config=experiments/configs/fdsa_beauty.py --workdir=runs/fdsa
 
-Hardware: a GPU, or 2 CPU cores and an hour.
+Hardware: a GPU, as measured; or CPU cores, and patience.
 """
 
 from experiments import settings

@@ -3,7 +3,8 @@
 Published: Recall@5 .0521, NDCG@5 .0371, Recall@10 .0712, NDCG@10 .0432. The settings
 and protocol of `tiger_beauty_packed`. Measured with MiniLM vectors, seed 0, in bfloat16
 (--config.text.encoder=FOLDER --config.model.dtype=bfloat16 --config.train.fused_products=False
---config.train.steps=9000): .0429, .0280, .0694, .0365; some 50 minutes on an idle machine.
+--config.train.steps=9000): .0429, .0280, .0694, .0365, beside other work. The command below also
+trains a SASRec to compare, which the measurement left out.
 
     python -m experiments.run --config=experiments/configs/tiger_toys_packed.py \\
       --workdir=runs/tiger_toys_packed

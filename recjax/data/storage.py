@@ -29,7 +29,11 @@ def load_ids(path: str | os.PathLike) -> np.ndarray:
   if not path.exists():
     raise DataError("no such id map", path=path, remedy=_REMEDY)
   ids = []
-  for nth, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
+  try:
+    text = path.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise DataError(f"damaged: {error}", path=path, remedy=_REMEDY) from error
+  for nth, line in enumerate(text.removesuffix("\n").split("\n"), 1):
     try:
       raw = json.loads(line)
     except json.JSONDecodeError as error:
@@ -55,7 +59,8 @@ def save(x: Interactions, folder: str | os.PathLike) -> None:
     for name, c in x.columns().items()
   }
   table = pa.table(columns).replace_schema_metadata({"behaviors": json.dumps(x.behaviors)})
-  _replace(folder / "events.parquet", lambda at: pq.write_table(table, at, compression="zstd"))
+  how = {"compression": "zstd", "write_page_checksum": True}
+  _replace(folder / "events.parquet", lambda at: pq.write_table(table, at, **how))
 
 
 def load(folder: str | os.PathLike) -> Interactions:
@@ -64,8 +69,9 @@ def load(folder: str | os.PathLike) -> Interactions:
   if not path.exists():
     raise DataError("no such file", path=path, remedy=_REMEDY)
   try:
-    table = pq.read_table(path)
-  except (pa.ArrowInvalid, OSError) as error:
+    table = pq.read_table(path, page_checksum_verification=True)
+    behaviors = json.loads((table.schema.metadata or {}).get(b"behaviors", b"[]"))
+  except (pa.ArrowException, OSError, ValueError, TypeError) as error:
     raise DataError(f"damaged: {error}", path=path, remedy=_REMEDY) from error
   columns = {}
   for name in table.column_names:
@@ -73,12 +79,11 @@ def load(folder: str | os.PathLike) -> Interactions:
     columns[name] = strings(column) if column.dtype == object else column
   known = ("user", "item", "timestamp", "rating", "behavior", "text")
   fields = {name: columns.pop(name) for name in list(columns) if name not in known}
-  metadata = table.schema.metadata or {}
   return Interactions(
     **columns,
     users=load_ids(folder / "users.jsonl"),
     items=load_ids(folder / "items.jsonl"),
-    behaviors=tuple(json.loads(metadata.get(b"behaviors", b"[]"))),
+    behaviors=tuple(behaviors),
     fields=fields,
   )
 

@@ -40,11 +40,13 @@ class SemanticIds:
   codes: np.ndarray  # [I, L] int32, row 0 is -1
   sizes: tuple[int, ...]  # codes of each level
   quantizer: quantizer.Quantizer | None = None  # None: they were made elsewhere
-  vectors_sha256: str = ""  # of what was quantised
+  vectors_sha256: str = ""  # of what was quantised, all of it where these are a selection
   made_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for the reader of config
 
   def __post_init__(self):
     codes, items = self.codes, self.items
+    if not np.issubdtype(codes.dtype, np.integer):
+      raise DataError(f"codes are whole numbers, not {codes.dtype}")
     if codes.ndim != 2 or len(codes) != len(items) or codes.shape[1] != len(self.sizes):
       raise DataError(
         f"codes {codes.shape} do not fit {len(items)} items and {len(self.sizes)} levels"
@@ -187,7 +189,10 @@ def load(folder: str | os.PathLike) -> SemanticIds:
     config = json.loads(_bytes(path))
     if config["format"] != _FORMAT:
       raise DataError(f"format {config['format']}, this reads {_FORMAT}", path=path)
-    hashes, sizes = dict(config["files"]), tuple(config["sizes"])
+    hashes, sizes, count = dict(config["files"]), tuple(config["sizes"]), config["items"]
+    lost = {"items.json", "codes.safetensors"} - hashes.keys()
+    if lost:
+      raise ValueError(f"it tells nothing of {', '.join(sorted(lost))}")
     made_by, vectors_sha256 = config["made_by"], config["vectors_sha256"]
   except (KeyError, TypeError, ValueError) as error:
     if isinstance(error, DataError):
@@ -198,9 +203,11 @@ def load(folder: str | os.PathLike) -> SemanticIds:
     files[name] = _bytes(folder / name)
     if hashlib.sha256(files[name]).hexdigest() != digest:
       raise DataError("truncated or changed", path=folder / name, remedy=_REMEDY)
-  made = "quantizer.safetensors"
+  made, items = "quantizer.safetensors", strings(json.loads(files["items.json"]))
+  if len(items) != count + 1:
+    raise DataError(f"{len(items) - 1} items, not {count} as it says", path=path, remedy=_REMEDY)
   return SemanticIds(
-    strings(json.loads(files["items.json"])),
+    items,
     safetensors.numpy.load(files["codes.safetensors"])["codes"],
     sizes,
     quantizer.loads(folder / made) if made in files else None,

@@ -50,6 +50,11 @@ def quantizer(
   if np.ndim(vectors) != 2:
     raise DataError(f"vectors [N, D] are needed, these have shape {np.shape(vectors)}")
   vectors = np.asarray(vectors)
+  if not len(vectors) or not np.isfinite(vectors).all():
+    bad = (
+      f"row {int(np.argmin(np.isfinite(vectors).all(1)))} is not" if len(vectors) else "none are"
+    )
+    raise DataError(f"vectors must be there, and finite: {bad}", remedy="Encode the texts again.")
   if not cfg.sizes:
     distinct = len({row.tobytes() for row in np.ascontiguousarray(vectors, np.float32)})
     if distinct < 2:

@@ -51,6 +51,10 @@ class Quantizer:
   def __post_init__(self):
     if not self.codebooks:
       raise ValueError("a quantiser needs at least one codebook")
+    widths = {c.shape[1] for c in self.codebooks}
+    wanted = self.encoder[-1]["kernel"].shape[1] if self.encoder else len(self.shift)
+    if widths != {wanted}:
+      raise ValueError(f"codebooks are {sorted(widths)} wide, what they code is {wanted}")
 
   @property
   def sizes(self) -> tuple[int, ...]:
@@ -204,8 +208,10 @@ def loads(path: str | os.PathLike) -> Quantizer:
       decoder=tuple(_layer(found, "decoder", i) for i in range(out)),
       prices=tuple(found[f"prices/{i}"] for i in range(levels if "prices/0" in found else 0)),
     )
-  except (KeyError, ValueError) as error:
+  except KeyError as error:
     raise DataError(f"not a quantiser: {error} is not in it", path=path, remedy=remedy) from None
+  except ValueError as error:
+    raise DataError(f"not a quantiser: {error}", path=path, remedy=remedy) from None
 
 
 def _layer(found: Mapping[str, np.ndarray], part: str, i: int) -> dict[str, np.ndarray]:

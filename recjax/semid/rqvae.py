@@ -50,10 +50,19 @@ class Config:
   def __post_init__(self):
     if not self.codes or min(self.codes) < 2:
       raise ValueError(f"every level needs at least 2 codes, they are {self.codes}")
+    for name, end in (("ema", 1), ("memory", 1), ("restart", 1), ("beta", np.inf)):
+      if not 0 <= getattr(self, name) < end:
+        raise ValueError(f"{name} must lie in [0, {end}), it is {getattr(self, name)}")
+    if min(self.latent, self.dim, *self.hidden) < 1:
+      raise ValueError(f"widths must be positive: {self.dim}, {self.hidden}, {self.latent}")
 
 
 def make(cfg: Config) -> System:
-  """Batches: `vector` [B, D] and `weight` [B]."""
+  """Batches: `vector` [B, D] and `weight` [B].
+
+  A loop of one's own calls `update` after each step, with the loss's `stats`, and leaves alone what
+  `trainable` calls frozen.
+  """
   estimate = quantize.rotate if cfg.rotation else quantize.straight_through
 
   def init(key, _, batch):
@@ -79,7 +88,8 @@ def make(cfg: Config) -> System:
 
   def loss(params, _, batch, key):
     where = batch["weight"] > 0
-    x = (batch["vector"] - params["shift"][None]) / params["scale"]  # [B, D]
+    shift, scale = (jax.lax.stop_gradient(params[name]) for name in ("shift", "scale"))
+    x = (batch["vector"] - shift[None]) / scale  # [B, D]
     z = mlp(params["encoder"], x).astype(jnp.float32)  # [B, W]
 
     def choose(level, left, codebook):

@@ -32,6 +32,7 @@ from recjax.data.errors import DataError
 from recjax.data.ragged import Ragged
 from recjax.nn import bert, t5
 from recjax.text import bert_weights, t5_weights, vocab, weights
+from recjax.text.vectors import check_list
 from recjax.types import Array, Params
 
 ENDLESS = 10**6  # tokens; a tokenizer without a limit says 10**30
@@ -69,6 +70,7 @@ class Encoder:
 
   def tokens(self, texts: Sequence[str]) -> Ragged:
     """The ids of each text, cut to `max_len`."""
+    check_list(texts)
     if self.lower:
       texts = [text.lower() for text in texts]
     return self.vocabulary.encode(texts, max_len=self.max_len)
@@ -138,6 +140,10 @@ def load(folder: str | os.PathLike) -> Encoder:
   told = _json(inner / "sentence_bert_config.json", default={})
   length = told.get("max_seq_length")
   length = length or _json(inner / "tokenizer_config.json", default={}).get("model_max_length")
+  if length is not None and not isinstance(length, (int, float)):
+    raise DataError(
+      f"the longest text has {length!r} tokens", path=inner, remedy="Download it again."
+    )
   make = from_t5 if _json(inner / "config.json").get("model_type") == "t5" else from_bert
   return make(
     inner,
@@ -259,8 +265,17 @@ _ACTIVATIONS = {"Identity": linear, "Tanh": linear_tanh}
 
 def _modules(folder: pathlib.Path) -> list[dict[str, Any]]:
   path = folder / "modules.json"
-  modules = _json(path)
-  if not isinstance(modules, list) or not all({"type", "path"} <= m.keys() for m in modules):
+  if not path.exists() and (folder / "config.json").exists():
+    raise DataError(
+      "no modules.json: a model that does not say how its states become a vector",
+      path=folder,
+      remedy="Download the whole folder of a sentence encoder, or say it: `from_bert`, `from_t5`.",
+    )
+  modules = _json(path, kind=list)
+  known = isinstance(modules, list) and all(
+    isinstance(m, dict) and {"type", "path"} <= m.keys() for m in modules
+  )
+  if not known:
     raise DataError("not a list of modules", path=path, remedy="Download the folder again.")
   return modules
 
@@ -314,13 +329,18 @@ def _check_prompt(folder: pathlib.Path) -> None:
     )
 
 
-def _json(path: pathlib.Path, default: Any = None) -> Any:
-  """What a JSON file holds; without a default it must be there."""
+def _json(path: pathlib.Path, default: Any = None, kind: type = dict) -> Any:
+  """What a JSON file holds, an object by default; without a default it must be there."""
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, kind):
+      raise ValueError(f"{found!r:.50} is no {'list' if kind is list else 'object'}")
+    return found
   except FileNotFoundError:
     if default is not None:
       return default
     raise DataError("no such file", path=path, remedy="Download the whole folder.") from None
   except ValueError as error:
-    raise DataError(f"not valid JSON: {error}", path=path, remedy="Download it again.") from None
+    raise DataError(
+      f"not as it should be: {error}", path=path, remedy="Download it again."
+    ) from None

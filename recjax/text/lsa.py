@@ -25,6 +25,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from recjax.data.errors import DataError
+from recjax.text.vectors import check_list
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ class Lsa:
     self, texts: Sequence[str], *, tick: Callable[[int], object] = lambda done: None
   ) -> np.ndarray:
     """[N, D] float32 of length one; zero for a text without a known term."""
+    check_list(texts)
     rows = _tfidf(_counts(texts, self._index, self.shortest), self.idf, self.sublinear)
     vectors = rows @ self.directions
     tick(len(texts))
@@ -82,10 +84,14 @@ def fit(
 ) -> Lsa:
   """Learn terms, their weights and `dim` directions; terms in fewer than `min_df` texts are left.
 
-  Without a `dim` there are 128 directions, or half as many as texts or terms where these are few.
+  With `dim=None` there are 128 directions, or half as many as texts or terms where these are few.
   In titles words of one letter tell sizes and kinds apart ("2 oz", "vitamin C"): `shortest=1`.
   `seed` is of the vector that the Lanczos iteration starts from.
   """
+  if dim is not None and dim < 1:
+    raise ValueError(
+      f"{dim} directions: there is at least 1, or None for as many as suit the texts"
+    )
   if shortest < 1:
     raise ValueError(f"the shortest word has {shortest} letters; it takes 1 or more")
   df = collections.Counter(t for text in texts for t in set(_words(text, shortest)))
@@ -124,7 +130,7 @@ def load(path: str | os.PathLike) -> Lsa:
       idf, directions = file.get_tensor("idf"), file.get_tensor("directions")
   except FileNotFoundError:
     raise DataError("no such file", path=path, remedy="Fit and save an LSA first.") from None
-  except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+  except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
     raise DataError(f"not a saved LSA: {error}", path=path, remedy="Fit it again.") from None
   shortest = told.get("shortest", 2)  # an LSA of an earlier version does not tell
   return Lsa(tuple(told["terms"]), idf, directions, told["sublinear"], shortest)

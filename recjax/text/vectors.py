@@ -39,6 +39,12 @@ class TextEncoder(Protocol):
   def __call__(self, texts: Sequence[str], *, tick: Callable[[int], object]) -> np.ndarray: ...
 
 
+def check_list(texts: Sequence[str]) -> None:
+  """An error where one text is given for a list of texts: it would be read letter by letter."""
+  if isinstance(texts, str):
+    raise TypeError(f"texts must be a list, not the string {texts!r:.50}: put it into brackets")
+
+
 def item_vectors(
   catalog: Catalog,
   template: str,

@@ -191,6 +191,11 @@ def check(found: Found, fingerprint: Mapping[str, Any], *, part: bool = False) -
     for name, then in sorted(theirs.items())
     if then != ours.get(name) and (name in ours or not part)
   ]
+  changed += [  # what was nothing and is a section now
+    f"{name}: {then!r} then, a section now"
+    for name, then in sorted(theirs.items())
+    if name not in ours and any(now.startswith(f"{name}.") for now in ours)
+  ]
   if changed:
     raise CheckpointError(
       f"{found.path} was made with another config: {'; '.join(changed)}. Take the old config, "
@@ -219,12 +224,20 @@ def finished(folder: str | os.PathLike) -> list[Found]:
   for path in sorted(pathlib.Path(folder).glob("step_*")):
     if not (path / MANIFEST).exists():
       continue
-    try:
-      found.append(Found(path, json.loads((path / META).read_text())))
-    except (OSError, ValueError):
-      # Unreadable, so damaged; the name says which step it claims to be.
-      found.append(Found(path, {"step": int(path.name.removeprefix("step_"))}))
+    found.append(Found(path, _meta(path)))
   return found
+
+
+def _meta(path: pathlib.Path) -> Mapping[str, Any]:
+  """What its manifest vouches for; of a damaged one the step alone, which its name tells."""
+  try:
+    text = (path / META).read_bytes()
+    vouched = json.loads((path / MANIFEST).read_text())["files"][META]
+    if hashlib.sha256(text).hexdigest() == vouched:
+      return json.loads(text)
+  except (OSError, ValueError, KeyError, TypeError):
+    pass
+  return {"step": int(path.name.removeprefix("step_"))}
 
 
 def verify(path: str | os.PathLike) -> None:
@@ -306,7 +319,7 @@ def _check_writable(folder: pathlib.Path) -> None:
   try:
     folder.mkdir(parents=True, exist_ok=True)
     probe.write_text("")
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another machine's process may have the same number
   except OSError as error:
     raise CheckpointError(
       f"cannot write to {folder}: {error}. Choose another --workdir, before any work is lost."

@@ -121,6 +121,7 @@ def fit(
   found = saved.restore_latest(state) if saved else None
   if found is not None:
     state, meta = found
+    _check_steps(int(state.step), cfg, workdir)
     meter.resume(meta)
     _logger.info("goes on from step %d of %d in %s", int(state.step), cfg.steps, workdir)
   elif init_from is not None:
@@ -208,6 +209,7 @@ def check(workdir: str | os.PathLike, cfg: Config, told: Mapping[str, Any]) -> N
   found = checkpoint.finished(pathlib.Path(workdir) / "checkpoints")
   if found:
     checkpoint.check(found[-1], {**_fingerprint(cfg), **told}, part=True)
+    _check_steps(found[-1].step, cfg, workdir)
 
 
 def solve(
@@ -378,6 +380,14 @@ def _check_best(cfg: Config, suites: Sequence[evaluate.Suite]) -> None:
     raise ValueError(f"best={cfg.best!r} names no metric: there are {told}")
 
 
+def _check_steps(trained: int, cfg: Config, workdir: str | os.PathLike) -> None:
+  if trained > cfg.steps:
+    raise checkpoint.CheckpointError(
+      f"{workdir} was trained for {trained} steps already, and {cfg.steps} are asked for. Ask for "
+      "at least as many, or take a new folder."
+    )
+
+
 # What changes neither the parameters nor the metrics, so may change under a run.
 _FREE = ("log_every", "save_every", "keep_last", "profile", "max_loss", "steps")
 
@@ -385,6 +395,8 @@ _FREE = ("log_every", "save_every", "keep_last", "profile", "max_loss", "steps")
 def _fingerprint(cfg: Config) -> dict[str, Any]:
   kept = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
   kept["skip_bad"] = False  # whichever it is: it changes nothing until a run would end
+  # One value, or a group that is added would be no difference.
+  kept["optimizer"]["group_rates"] = sorted(cfg.optimizer.group_rates.items()) or {}
   if cfg.optimizer.schedule in ("cosine", "linear"):
     kept["steps"] = cfg.steps  # the schedule ends there; a constant one may be prolonged
   return kept

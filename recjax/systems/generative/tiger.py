@@ -57,7 +57,7 @@ class Config:
   recency: int = 0  # of so many latest items the decoder knows which is which; 0: none, as in T5
   # What a code's probability is normalised over: all tokens (vocabulary), the codes of its level
   # (level), or those that an item with the codes before it has (children).
-  softmax: str = "vocabulary"
+  softmax: str = "vocabulary"  # or level, children
   dtype: str = "float32"
 
   def __post_init__(self):
