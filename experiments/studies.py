@@ -55,7 +55,7 @@ TEMPERATURES = (0.5, 1.0, 1.5, 2.0)
 RATES = (0.0, 0.1, 0.2, 0.3)  # of a list's places for cold items
 
 Row = dict[str, float]
-Lists = Callable[[loader.HostBatch], Ranked]  # a question -> items
+Lists = Callable[[loader.HostBatch], Mapping[str, Ranked]]  # a question -> row -> items
 
 
 class Finished:
@@ -85,23 +85,27 @@ class Finished:
 
   def measured(
     self, name: str, lists: Lists, **more: Callable[[np.ndarray, np.ndarray], Any]
-  ) -> Row:
+  ) -> dict[str, Row]:
     """Recall and NDCG of lists, of further functions (ids, targets) -> values the means."""
-    rows: dict[str, list[np.ndarray]] = {}
+    rows: dict[str, dict[str, list[np.ndarray]]] = {}
     with progress.bar(len(self._asked), unit="batch", desc=name) as bar:
       for batch, target, real in self.batches():
-        ids = np.asarray(lists(batch).ids)
-        hits = ranking.hits(jnp.asarray(ids), jnp.asarray(target)[:, None])
-        one = jnp.ones(len(ids), jnp.int32)
-        found = {
-          f"recall@{K}": ranking.recall(hits, one, K),
-          f"ndcg@{K}": ranking.ndcg(hits, one, K),
-          **{metric: value(ids, target) for metric, value in more.items()},
-        }
-        for metric, values in found.items():
-          rows.setdefault(metric, []).append(np.asarray(values)[real])
+        for row, ranked in lists(batch).items():
+          ids = np.asarray(ranked.ids)
+          hits = ranking.hits(jnp.asarray(ids), jnp.asarray(target)[:, None])
+          one = jnp.ones(len(ids), jnp.int32)
+          found = {
+            f"recall@{K}": ranking.recall(hits, one, K),
+            f"ndcg@{K}": ranking.ndcg(hits, one, K),
+            **{metric: value(ids, target) for metric, value in more.items()},
+          }
+          for metric, values in found.items():
+            rows.setdefault(row, {}).setdefault(metric, []).append(np.asarray(values)[real])
         bar.update()
-    return {metric: float(np.nanmean(np.concatenate(parts))) for metric, parts in rows.items()}
+    return {
+      row: {metric: float(np.nanmean(np.concatenate(parts))) for metric, parts in found.items()}
+      for row, found in rows.items()
+    }
 
 
 def beam(run: Finished) -> dict[str, Row]:
@@ -110,14 +114,14 @@ def beam(run: Finished) -> dict[str, Row]:
   for beams in BEAMS:
     recommend = jax.jit(run.system(beams=beams).recommend, static_argnames="k")
     name = f"{beams} beams"
-    rows[name] = run.measured(
-      name, lambda batch, f=recommend: f(run.params, run.assets, batch, k=K)
+    rows |= run.measured(
+      name, lambda batch, n=name, f=recommend: {n: f(run.params, run.assets, batch, k=K)}
     )
   score = jax.jit(run.system().score)
-  rows["exact"] = run.measured(
-    "exact", lambda batch: _best(score(run.params, run.assets, batch), _denied(batch))
+  return rows | run.measured(
+    "exact",
+    lambda batch: {"exact": _best(score(run.params, run.assets, batch), _denied(batch))},
   )
-  return rows
 
 
 def diversity(run: Finished) -> dict[str, Row]:
@@ -125,18 +129,18 @@ def diversity(run: Finished) -> dict[str, Row]:
   group = groups(run.job.raw.catalog)
   variety = {"entropy": lambda ids, target: beyond.entropy(ids, group)}
   recommend = jax.jit(run.system().recommend, static_argnames="k")
-  rows = {
-    "beam search": run.measured(
-      "beam search", lambda batch: recommend(run.params, run.assets, batch, k=K), **variety
-    )
-  }
+  rows = run.measured(
+    "beam search",
+    lambda batch: {"beam search": recommend(run.params, run.assets, batch, k=K)},
+    **variety,
+  )
   for temperature in TEMPERATURES:
     draw = jax.jit(run.system(temperature=temperature).recommend, static_argnames="k")
     keys = iter(jax.random.split(jax.random.key(0), 100_000))
     name = f"temperature {temperature:g}"
-    rows[name] = run.measured(
+    rows |= run.measured(
       name,
-      lambda batch, f=draw, k=keys: f(run.params, run.assets, batch, k=K, key=next(k)),
+      lambda batch, n=name, f=draw, k=keys: {n: f(run.params, run.assets, batch, k=K, key=next(k))},
       **variety,
     )
   return rows
@@ -180,12 +184,13 @@ def cold(run: Finished) -> dict[str, Row]:
 
   rows = {}
   for name, both in ((run.job.config.system, searched), ("nearest", nearest)):
-    for rate in RATES:
-      row = f"{name}, {rate:.0%} cold"
-      rows[row] = run.measured(
-        row, lambda batch, f=both, r=rate: topk.mixed(*f(batch), round(r * K)), **split
-      )
+    rows |= run.measured(name, lambda batch, n=name, f=both: _at_rates(n, *f(batch)), **split)
   return rows
+
+
+def _at_rates(name: str, others: Ranked, cold: Ranked) -> dict[str, Ranked]:
+  """The two lists mixed at every rate."""
+  return {f"{name}, {r:.0%} cold": topk.mixed(others, cold, round(r * K)) for r in RATES}
 
 
 _best = jax.jit(lambda scores, denied: topk.rank(scores, denied, k=K))

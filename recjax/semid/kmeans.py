@@ -85,6 +85,9 @@ def fit(
 ) -> Clusters:
   """Lloyd's iteration from a seeding; a cluster that empties moves to the farthest vector.
 
+  In mini-batches that is the farthest of a batch: where nearly all vectors are the same, a batch
+  holds few others, and clusters stay empty that full passes would use.
+
   Balanced, further passes choose at prices that give each cluster nearly as many vectors.
   """
   if clusters < 1 or iterations < 1:
