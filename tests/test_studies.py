@@ -1,5 +1,6 @@
 """Studies of a finished run: exact lists bound beams, temperature varies, cold items are mixed."""
 
+import hashlib
 import json
 import types
 
@@ -169,11 +170,13 @@ def test_a_run_that_patience_ended_has_ended(run, tmp_path):
   """And one that a signal stopped has not."""
   folder = tmp_path / "seed_0" / "checkpoints" / "step_00000040"
   folder.mkdir(parents=True)
-  (folder / "manifest.json").write_text("{}")
   config = run.job.config.copy_and_resolve_references()
   config.train.best, config.train.patience = "valid/ndcg@10", 3
   for stale, ended in ((2, False), (3, True)):
-    (folder / "meta.json").write_text(json.dumps({"step": 40, "meter": {"stale": stale}}))
+    meta = json.dumps({"step": 40, "meter": {"stale": stale}})
+    (folder / "meta.json").write_text(meta)
+    files = {"meta.json": hashlib.sha256(meta.encode()).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
     if ended:
       studies.check_ended(config, tmp_path)
     else:
@@ -191,7 +194,7 @@ def test_results_are_recorded_in_a_folder_that_was_not_there(run, tmp_path, monk
     return {"here": {"recall@10": 0.5}}
 
   monkeypatch.setitem(studies.STUDIES, "beam", study)
-  monkeypatch.setattr(studies.launch, "prepare", lambda: None)
+  monkeypatch.setattr(studies.launch, "prepare", lambda *, devices: None)
   named = types.SimpleNamespace(get_config_filename=lambda flag: "a/shop.py")
   monkeypatch.setattr(studies, "flags", types.SimpleNamespace(FLAGS={"config": None}))
   monkeypatch.setattr(studies, "config_flags", named)
