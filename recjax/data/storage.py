@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from recjax.data.errors import DataError
 from recjax.data.interactions import Interactions, strings
 from recjax.types import PAD
 
+_SUM = ".sha256"
 _REMEDY = "Prepare the data again."
 
 
@@ -49,7 +51,7 @@ def load_ids(path: str | os.PathLike) -> np.ndarray:
 
 
 def save(x: Interactions, folder: str | os.PathLike) -> None:
-  """Writes `events.parquet` and the id maps `users.jsonl` and `items.jsonl`."""
+  """Writes `events.parquet`, its SHA-256, and the id maps `users.jsonl` and `items.jsonl`."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   save_ids(x.users, folder / "users.jsonl")
@@ -59,17 +61,23 @@ def save(x: Interactions, folder: str | os.PathLike) -> None:
     for name, c in x.columns().items()
   }
   table = pa.table(columns).replace_schema_metadata({"behaviors": json.dumps(x.behaviors)})
-  how = {"compression": "zstd", "write_page_checksum": True}
-  _replace(folder / "events.parquet", lambda at: pq.write_table(table, at, **how))
+  path = folder / "events.parquet"
+  path.with_suffix(_SUM).unlink(missing_ok=True)  # until the file that it vouches for is there
+  _replace(path, lambda at: pq.write_table(table, at, compression="zstd"))
+  _replace(path.with_suffix(_SUM), lambda at: at.write_text(_digest(path)))
 
 
 def load(folder: str | os.PathLike) -> Interactions:
   folder = pathlib.Path(folder)
   path = folder / "events.parquet"
-  if not path.exists():
-    raise DataError("no such file", path=path, remedy=_REMEDY)
+  for part in (path, path.with_suffix(_SUM)):
+    if not part.exists():
+      raise DataError("no such file", path=part, remedy=_REMEDY)
+  # Parquet itself reads many a flipped bit as another event, or as a column of another name.
+  if path.with_suffix(_SUM).read_bytes() != _digest(path).encode():
+    raise DataError("damaged: its checksum does not fit", path=path, remedy=_REMEDY)
   try:
-    table = pq.read_table(path, page_checksum_verification=True)
+    table = pq.read_table(path)
     behaviors = json.loads((table.schema.metadata or {}).get(b"behaviors", b"[]"))
   except (pa.ArrowException, OSError, ValueError, TypeError) as error:
     raise DataError(f"damaged: {error}", path=path, remedy=_REMEDY) from error
@@ -86,6 +94,11 @@ def load(folder: str | os.PathLike) -> Interactions:
     behaviors=tuple(behaviors),
     fields=fields,
   )
+
+
+def _digest(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _replace(path: pathlib.Path, write) -> None:
