@@ -20,7 +20,7 @@ def get_config():
   config.prompts.choices = False
   config.prompts.instances.update(weights={"direct": 0.0}, size=64 * 750)
   config.model.update(dropout=0.0, dtype="bfloat16")
-  config.train.update(steps=750, eval_every=0, best=None, patience=0)
+  config.train.update(steps=750, eval_every=0, save_every=150, best=None, patience=0)
   config.train.update(compute_dtype=None, fused_products=False)
   config.train.optimizer.update(warmup=75)
   return config

@@ -1,12 +1,11 @@
 """A T5 with a rating head on reviews of musical instruments (Amazon 2014, 5-core): RMSE and MAE.
 
-Measured, seed 0, with ids in place of titles: RMSE .9227 and MAE .6863, where the mean of all
-ratings has .9187 and .7062: 8,200 stars teach an encoder from scratch nothing of these users. Not
-yet measured as it is now. A tenth of the reviews tests and a tenth validates, at random; the source
-names user and item, not the review, and as these files have no titles, prompts that tell them, or
-those of what the user rated before, are left out. An encoder from scratch;
+Measured, seed 0, half a minute: RMSE .9178, MAE .6995; --config.model.regression=True, the other
+head, .9136, .6816. The mean of all ratings has .9187 and .7062: 8,200 stars teach an encoder from
+scratch next to nothing of these users. A tenth of the reviews tests and a tenth validates, at
+random; the source names user and item, not the review, and as these files have no titles, prompts
+that tell them, or those of what the user rated before, are left out. An encoder from scratch;
 --config.prompts.pretrained=FOLDER starts from a T5, with its vocabulary, sizes and decoder.
---config.model.regression=True is the other head.
 
     python -m experiments.run --config=experiments/configs/t5_rating_instruments.py \\
       --workdir=runs/t5_rating
