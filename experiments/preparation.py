@@ -110,8 +110,8 @@ class Preparation:
     template = settings.build(settings.Text, self.section("text")).template
     folder = self.workdir / "vectors"
     made = vectors.item_vectors(self.raw.catalog, template, self.encoder, cache=folder)
-    blank = np.array([not text for text in vectors.render(self.raw.catalog, template)])
-    empty = np.flatnonzero((blank | ~made.any(1))[PAD + 1 :]) + PAD + 1
+    texts = vectors.render(self.raw.catalog, template)
+    empty = np.flatnonzero(vectors.unplaced(texts, made)[PAD + 1 :]) + PAD + 1
     if len(empty):
       _logger.warning(
         "%d of %d items have no text, or none of known words (the first is %s): nothing in their "

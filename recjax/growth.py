@@ -161,9 +161,9 @@ def _encoded(text: Text | None, rows: Sequence[Row]) -> np.ndarray:
     column[PAD + 1 :] = [row[name] for row in rows]
   catalog = Catalog(with_pad(strings([row["id"] for row in rows])), columns)
   made = vectors.item_vectors(catalog, text.template, encoder)[PAD + 1 :]
-  blank = np.array([not text for text in vectors.render(catalog, text.template)[PAD + 1 :]])
-  if (blank | ~made.any(1)).any():
-    row = rows[int(np.argmax(blank | ~made.any(1)))]
+  lost = vectors.unplaced(vectors.render(catalog, text.template)[PAD + 1 :], made)
+  if lost.any():
+    row = rows[int(np.argmax(lost))]
     raise DataError(
       f"no word of the text of new item {row['id']!r} is known, so nothing places it",
       remedy="Describe it by words that the catalogue has, or give it a `vector`.",

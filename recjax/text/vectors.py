@@ -110,6 +110,11 @@ def render(catalog: Catalog, template: str) -> list[str]:
   return texts
 
 
+def unplaced(texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+  """[N] whose vector says nothing of the item: without text, or of no known word."""
+  return np.array([not text for text in texts]) | ~vectors.any(1)
+
+
 def _shown(value: object) -> str:
   if value is None or value != value:  # NaN alone differs from itself
     return ""
