@@ -187,14 +187,14 @@ def _grow_content(of: Recommender, new: np.ndarray, made: np.ndarray) -> Changes
   made = content.unit(np.pad(made, ((1, 0), (0, 0))), len(new) + 1)[1:]
   rows, begin, end = of.config.num_items, len(of.items), len(of.items) + len(new)
   more = max(rows // 4, end - rows) if end > rows else 0  # room for a quarter; scoring reads it too
-  vectors = np.pad(of.assets["vectors"], ((0, more), (0, 0)))
+  table = np.pad(of.assets["vectors"], ((0, more), (0, 0)))
   fallback = np.pad(of.params["fallback"], (0, more), constant_values=-np.inf)
-  vectors[begin:end] = made
+  table[begin:end] = made
   fallback[begin:end] = -1  # nobody has met the new: the least popularity there is
   return {
     "config": dataclasses.replace(of.config, num_items=rows + more),
     "params": {"fallback": jnp.asarray(fallback)},
-    "assets": {"vectors": jnp.asarray(vectors)},
+    "assets": {"vectors": jnp.asarray(table)},
   }
 
 
