@@ -30,7 +30,8 @@ from experiments import (
   training,
 )
 from recjax import growth, recommender
-from recjax.data import loader
+from recjax.data import loader, splits
+from recjax.data.interactions import Interactions
 from recjax.recommender import Recommender
 from recjax.systems import SYSTEMS
 from recjax.train import evaluate, loop, progress, signals
@@ -78,6 +79,12 @@ class Run(preparation.Preparation):
     part.replace(self.workdir / CONFIG)
 
   @functools.cached_property
+  def tested(self) -> Interactions:
+    """The events that measure: of all users, or of so many drawn."""
+    users = self.evaluation.test_users
+    return splits.some_users(self.split.test, users, seed=0) if users else self.split.test
+
+  @functools.cached_property
   def questions(self) -> tasks.Questions:
     """What the system learns from and is asked, in words or in ids."""
     return self.language if "prompts" in self.config else tasks.InIds(self)
@@ -112,6 +119,7 @@ class Run(preparation.Preparation):
       other.data = ml_collections.ConfigDict({**self.config.data.to_dict(), **own})
       other.seeds = self.config.seeds
       other.evaluation.deny_seen = self.config.evaluation.deny_seen
+      other.evaluation.test_users = self.evaluation.test_users
       other.evaluation.ks = tuple(sorted({*self.evaluation.ks, *other.evaluation.ks}))
       other.evaluation.baselines = other.evaluation.compare = ()
     return pathlib.Path(file).stem, other
@@ -134,9 +142,9 @@ class Run(preparation.Preparation):
     system, assets, rater = self.built.system, self.built.assets, self.built.rater
     rows = []
     for seed, learned in params.items():
-      suites = self.questions.suites("", system, rater or system, self.before_test, self.split.test)
+      suites = self.questions.suites("", system, rater or system, self.before_test, self.tested)
       measured = evaluate.evaluate(learned, assets, suites, system=system)
-      measured |= self.questions.written(learned, assets, system, self.split.test)
+      measured |= self.questions.written(learned, assets, system, self.tested)
       rows.append({"seed": seed, **measured})
     return {self.config.system: rows}
 
@@ -144,13 +152,14 @@ class Run(preparation.Preparation):
     """Test metrics of the baselines."""
     known, table = self.before_test, {}
     for name, (baseline, assets, *_) in self.baselines.items():
-      suites = tasks.InIds(self).whole(baseline, known, self.split.test)
+      suites = tasks.InIds(self).whole(baseline, known, self.tested)
       table[name] = [dict(loop.solve(baseline, assets, known, suites=suites).metrics)]
     return table
 
   def attainable(self) -> Table:
     """What no system can exceed, of a synthetic world: it is of every user's last event."""
     fewer = self.data.user_core or self.data.item_core or self.data.repeats != "keep"
+    fewer = fewer or self.evaluation.test_users
     if self.data.source != "synthetic" or self.config.task != "next_item" or fewer:
       return {}
     truth = self.workdir / "raw" / sources.TRUTH

@@ -115,6 +115,9 @@ def markdown(folder: pathlib.Path = FOLDER) -> str:
     shown = [m for m in found["mean"] if m in wanted] or list(found["mean"])
     shown = sorted(shown)
     measured = ", ".join(f"{m} {cell(found['mean'][m])}" for m in shown)
+    drawn = record["config"].get("evaluation", {}).get("test_users")
+    if drawn:
+      measured = f"{measured} (of {drawn:,} users drawn)"
     theirs = ", ".join(f"{m} {wanted[m]:.4f}" for m in shown if m in wanted)
     if "source" in wanted:
       theirs = f"{theirs} ({wanted['source']})"

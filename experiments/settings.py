@@ -111,13 +111,15 @@ class Evaluation:
   batch_size: int = 256  # questions at a time
   deny_seen: bool = False  # leave out what the user has met: the protocol must say so
   valid_users: int = 0  # that validate, so many drawn; 0: all
+  test_users: int = 0  # that test: a figure of a sample is not the published one; 0: all
   by_score: bool = True  # rank by the scores of all items where a system gives them; not in words
   baselines: tuple[str, ...] = ()  # systems in closed form, measured beside
   compare: tuple[str, ...] = ()  # configs of further systems, run on this run's data
 
   def __post_init__(self):
-    if self.valid_users < 0:
-      raise ValueError(f"evaluation.valid_users is a number of users, or 0, not {self.valid_users}")
+    for name in ("valid_users", "test_users"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"evaluation.{name} is a number of users, or 0, not {getattr(self, name)}")
 
 
 # The plain values of a run, and what each means.

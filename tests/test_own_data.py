@@ -71,7 +71,7 @@ def test_fewer_items_than_a_list_shows_and_titles_with_strange_ends_of_lines(wri
   assert "<li></li>" not in page and page.count("class=hit") == 12  # one a user, by its id
 
 
-def test_so_many_users_validate_as_the_config_says_and_all_test(write, tmp_path, monkeypatch):
+def test_so_many_users_validate_and_test_as_the_config_says(write, tmp_path, monkeypatch):
   asked, suites = {}, tasks.InIds.suites
 
   def told(self, name, system, rater, before, events):
@@ -83,9 +83,14 @@ def test_so_many_users_validate_as_the_config_says_and_all_test(write, tmp_path,
   config.evaluation.valid_users = 7
   pipeline.run(config, tmp_path / "run", "evaluate")
   assert asked == {"valid": 7, "": 30}
-  config.evaluation.valid_users = -1
-  with pytest.raises(ValueError, match="a number of users, or 0, not -1"):
-    pipeline.Run(config, tmp_path / "run")
+  config.evaluation.test_users = 9  # the same parameters, measured on fewer
+  pipeline.run(config, tmp_path / "run", "evaluate")
+  assert asked[""] == 9
+  for name in ("valid_users", "test_users"):
+    with config.unlocked(), pytest.raises(ValueError, match=f"{name} is a number of users, or 0"):
+      config.evaluation[name] = -1
+      pipeline.Run(config, tmp_path / "run")
+    config.evaluation[name] = 0
 
 
 def test_times_under_another_name_are_asked_for(write, tmp_path, caplog):
@@ -123,7 +128,12 @@ def test_a_run_of_parts_at_random_ends_though_times_go_back(write, tmp_path):
 
 
 def test_what_is_attainable_is_of_the_last_events_of_all_users(tmp_path):
-  for task, core, known in (("next_item", 0, True), ("next_item", 2, False), ("top_n", 0, False)):
+  for task, core, drawn, known in (
+    ("next_item", 0, 0, True),
+    ("next_item", 2, 0, False),
+    ("next_item", 0, 50, False),
+    ("top_n", 0, 0, False),
+  ):
     config = settings.config(
       system="popularity",
       task=task,
@@ -132,9 +142,9 @@ def test_what_is_attainable_is_of_the_last_events_of_all_users(tmp_path):
       batch_size=8,
       data=settings.Data(size="tiny", user_core=core),
       model={},
-      evaluation=settings.Evaluation(ks=(5,)),
+      evaluation=settings.Evaluation(ks=(5,), test_users=drawn),
     )
-    job = pipeline.Run(config, tmp_path / f"{task}{core}")
+    job = pipeline.Run(config, tmp_path / f"{task}{core}{drawn}")
     _ = job.raw
     assert bool(job.attainable()) == known
 

@@ -41,6 +41,12 @@ def test_the_table_puts_the_published_figure_beside(tmp_path):
   assert "recall@10 0.0152 (S3-Rec repository)" in row and "| 2 | 1 min |" in row
 
 
+def test_the_table_tells_of_how_many_users_a_figure_is(tmp_path):
+  config = settings.config(system="popularity", evaluation=settings.Evaluation(test_users=2_000))
+  results.write(tmp_path / "popularity_beauty.json", config, TABLE, 60)
+  assert " (of 2,000 users drawn) | recall@10 0.0152" in results.markdown(tmp_path)
+
+
 def test_every_published_figure_names_its_source():
   for name, figures in json.loads(results.PUBLISHED.read_text()).items():
     assert figures["source"], name

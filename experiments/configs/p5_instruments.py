@@ -41,14 +41,14 @@ def get_config():
         max_history=8,
         review_words=60,
         weights={"rating": 1.0, "summary": 1.0, "explanation": 1.0},
-        size=64 * 1_000,  # gone through three times
+        size=64 * 750,  # gone through twice
       ),
     ),
     model=settings.model(
       p5.Config, dim=128, heads=4, head_dim=32, ff=512, layers=2, whole_words=128, length=40
     ),
     train=loop.Config(
-      steps=3_000,
+      steps=1_500,
       optimizer=optim.Config(rate=1e-3, schedule="cosine", warmup=200, weight_decay=0.01),
       eval_every=500,
       best="-valid/rating/rmse",
