@@ -15,6 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from recjax.nn import linear
 from recjax.types import Array
 
 Total = tuple[Array, Array]  # (sum, weight), both []
@@ -74,6 +75,19 @@ def linear_softmax_xent(
   is three products where recomputing takes four. Rows are grouped so that devices that split B
   each work on their own. Gradients are of first order, by reverse mode; none flows to `where`.
   """
+  return linear_softmax_xent_hits(states, table, labels, where, bias=bias, block=block)[:2]
+
+
+def linear_softmax_xent_hits(
+  states: Array,
+  table: Array,
+  labels: Array,
+  where: Array | None = None,
+  *,
+  bias: Array | None = None,
+  block: int | None = None,
+) -> tuple[Array, Array, Array]:
+  """(sum, weight, hits): the same, and the weight of what has no likelier class than its label."""
   _check_shape("labels", labels, states.shape[:-1])
   _check_shape("table", table, (len(table), states.shape[-1]))
   weight = jnp.ones(labels.shape, jnp.float32)
@@ -81,6 +95,8 @@ def linear_softmax_xent(
     _check_mask(labels, where)
     shape = where.shape + (1,) * (labels.ndim - where.ndim)
     weight = jnp.broadcast_to(where.reshape(shape).astype(jnp.float32), labels.shape)
+  states, table, labels, weight = linear.alike(states, table, labels, weight)
+  bias = bias if bias is None else linear.alike(states, bias)[1]
   manual = jax.sharding.get_abstract_mesh().manual_axes  # inside shard_map the rows are one's own
   groups = 1 if manual else math.gcd(len(states), jax.device_count())
   rows = labels.size // groups
@@ -90,22 +106,23 @@ def linear_softmax_xent(
   if block is None:  # a host's devices share its cache; an accelerator wants work
     block = max(128 // groups, 1) if jax.default_backend() == "cpu" else 1024
   block = min(block, rows)
-  return _blocks_xent(block, states, table, bias, labels, weight), weight.sum()
+  loss, hits = _blocks_xent(block, states, table, bias, labels, weight)
+  return loss, weight.sum(), hits
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blocks_xent(block: int, states, table, bias, labels, weight) -> Array:
+def _blocks_xent(block: int, states, table, bias, labels, weight) -> tuple[Array, Array]:
   return _blocks(block, states, table, bias, labels, weight, gradient=False)[0]
 
 
 def _blocks_forward(block: int, *args):
-  loss, grads = _blocks(block, *args, gradient=True)
-  return loss, (grads, *args)
+  found, grads = _blocks(block, *args, gradient=True)
+  return found, (grads, *args)
 
 
 def _blocks_backward(block: int, kept, given):
-  grads, *args = kept
-  scaled = jax.tree.map(lambda g, x: (given * g).astype(x.dtype), grads, tuple(args[:3]))
+  (of_loss, _), (grads, *args) = given, kept
+  scaled = jax.tree.map(lambda g, x: (of_loss * g).astype(x.dtype), grads, tuple(args[:3]))
   return *scaled, None, None
 
 
@@ -113,7 +130,7 @@ _blocks_xent.defvjp(_blocks_forward, _blocks_backward)
 
 
 def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
-  """The loss, and its gradients to states [G, R, D], table [I, D] and bias [I] or None."""
+  """(loss, hits), and the loss's gradients to states [G, R, D], table [I, D], bias [I] or None."""
   groups, rows, width = states.shape
   full = -(-rows // block) * block
   pad = ((0, 0), (0, full - rows))
@@ -135,41 +152,47 @@ def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
     picked += bias[labels]
 
   def step(i, carry):
-    loss, d_x, d_table, d_bias = carry
+    (loss, hits), d_x, d_table, d_bias = carry
     at = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=i * block, slice_size=block)
     some, w = at(x, axis=1), at(weights, axis=1)  # [G, N, D], [G, N]
     logits = (some.reshape(-1, width) @ table.T).reshape(groups, block, -1)
     if bias is not None:
       logits += bias[None, None]
     top = logits.max(-1, keepdims=True)
+    said = jnp.take_along_axis(logits, at(labels, axis=1)[..., None], axis=-1)
+    hits += (w * (said >= top)[..., 0]).sum(1)
     e = jnp.exp(logits - top)  # [G, N, I]
     z = e.sum(-1)
     loss += (w * (jnp.log(z) + top[..., 0] - at(picked, axis=1))).sum(1)
     if not gradient:
-      return loss, d_x, d_table, d_bias
+      return (loss, hits), d_x, d_table, d_bias
     share = (w / z)[..., None]  # the softmax is e / z: divide the small side of each product
     d_rows = (e.reshape(groups * block, -1) @ table).reshape(some.shape) * share
     d_x = jax.lax.dynamic_update_slice_in_dim(d_x, d_rows, i * block, axis=1)
     d_table += jnp.einsum("gni,gnd->gid", e, some * share)
     if bias is not None:
       d_bias += jnp.einsum("gni,gn->gi", e, share[..., 0])
-    return loss, d_x, d_table, d_bias
+    return (loss, hits), d_x, d_table, d_bias
 
-  start = (jnp.zeros(groups), None, None, None)
+  def zeros(*shape):  # inside shard_map they vary as labels do
+    return jnp.full((groups, *shape), (labels[0, 0] * 0).astype(jnp.float32))
+
+  start = ((zeros(), zeros()), None, None, None)
   if gradient:
-    d_bias = None if bias is None else jnp.zeros((groups, *bias.shape))
-    start = (start[0], jnp.zeros_like(x), jnp.zeros((groups, *table.shape)), d_bias)
+    d_bias = None if bias is None else zeros(*bias.shape)
+    start = (start[0], zeros(*x.shape[1:]), zeros(*table.shape), d_bias)
   blocks = -(-counts.sum(1).max() // block)
-  loss, d_x, d_table, d_bias = jax.lax.fori_loop(0, blocks, step, start)
+  found, d_x, d_table, d_bias = jax.lax.fori_loop(0, blocks, step, start)
+  loss, hits = (x.sum() for x in found)
   if not gradient:
-    return loss.sum(), ()
+    return (loss, hits), ()
   w = weights[..., None]
   d_table = d_table.sum(0).at[labels].add(-w * x)
   if bias is not None:
     d_bias = d_bias.sum(0).at[labels].add(-weights)
   back = jnp.argsort(order, axis=1)[:, :rows, None]
   d_states = jnp.take_along_axis(d_x - w * own, back, axis=1)
-  return loss.sum(), (d_states, d_table, d_bias)
+  return (loss, hits), (d_states, d_table, d_bias)
 
 
 def sampled_softmax_xent(

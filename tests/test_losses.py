@@ -110,6 +110,20 @@ def test_the_blocked_softmax_takes_weights_and_batches_where_nothing_counts():
   assert not np.any(nothing(table))
 
 
+@pytest.mark.parametrize("block", [1, 3, None])
+def test_the_blocked_softmax_tells_how_much_is_said_right(block):
+  states, table, bias, labels, where = linear_case(3)
+  weights = where * jnp.linspace(0.5, 2, 5)[None]
+  right = (states @ table.T + bias[None, None]).argmax(-1)
+  labels = jnp.where(jnp.arange(5) % 2, labels, right)  # some are
+  found = losses.linear_softmax_xent_hits(states, table, labels, weights, bias=bias, block=block)
+  chex.assert_trees_all_close(
+    found[:2], losses.linear_softmax_xent(states, table, labels, weights, bias=bias)
+  )
+  np.testing.assert_allclose(found[2], weights[labels == right].sum(), rtol=1e-6)
+  assert 0 < found[2] < weights.sum()
+
+
 def test_the_blocked_softmax_is_the_same_on_any_number_of_devices():
   states, table, bias, labels, where = linear_case(2, batch=(16, 3))
   one = losses.linear_softmax_xent(states, table, labels, where, bias=bias)

@@ -52,16 +52,17 @@ def product(a: Array, b: Array, dimensions: Dimensions) -> Array:
   return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
-def alike(a: Array, b: Array) -> tuple[Array, Array]:
-  """The same; inside `jax.shard_map` both vary over the axes that either varies over.
+def alike(*arrays: Array) -> tuple[Array, ...]:
+  """The same; inside `jax.shard_map` all vary over the axes that any varies over.
 
   A gradient of one's own cannot sum over devices, as that of an operand which is whole on each
-  must be; that of choosing between the two does.
+  must be; that of choosing between two does.
   """
   if not jax.sharding.get_abstract_mesh().manual_axes:
-    return a, b
-  of_a, of_b = (jax.lax.stop_gradient(x.reshape(-1)[:1].sum()) for x in (a, b))
-  return jnp.where(False, of_b, a), jnp.where(False, of_a, b)
+    return arrays
+  firsts = (jax.lax.stop_gradient(x.reshape(-1)[:1].sum(dtype=jnp.float32)) for x in arrays)
+  other = functools.reduce(jnp.add, firsts)
+  return tuple(jnp.where(False, other.astype(x.dtype), x) for x in arrays)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

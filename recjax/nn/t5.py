@@ -221,9 +221,10 @@ class T5(nn.Module):
     x = self.embed(tokens) if embeds is None else embeds
     return self.encoder(x, where, places=places)
 
-  def decode(self, tokens, embeds, encoded, where, sight) -> Array:
+  def decode(self, tokens, embeds, encoded, where, sight, states=False) -> Array:
     x = self.embed(tokens) if embeds is None else embeds
-    return self.logits(self.decoder(x, where, encoded, sight))
+    x = self.decoder(x, where, encoded, sight)
+    return self.read(x) if states else self.logits(x)
 
   def source(self, encoded: Array):
     return tuple(layer.cross.memory(encoded) for layer in self.decoder.layer)
@@ -239,8 +240,11 @@ class T5(nn.Module):
     logits = self.logits(self.decoder.norm(x), among)
     return logits, cache._replace(beams=tuple(beams), at=cache.at + 1)
 
+  def read(self, x: Array) -> Array:
+    return x.astype(jnp.float32) * (self.cfg.dim**-0.5 if self.cfg.scaled else 1.0)
+
   def logits(self, x: Array, among=None) -> Array:
-    x = x.astype(jnp.float32) * (self.cfg.dim**-0.5 if self.cfg.scaled else 1.0)
+    x = self.read(x)
     if among is None:
       return self.embed.attend(x) if self.cfg.tied else self.head(x)
     if self.cfg.tied:
@@ -289,6 +293,7 @@ def decode(
   source_bias: Array | None = None,  # [1, H, T, S], added to the logits of attention to it
   mask: Array | None = None,  # [B, T] or [B, 1, T, T], beside causality
   embeds: Array | None = None,  # [B, T, D], in place of tokens
+  states: bool = False,  # what `head` reads [B, T, D], instead of logits
   key: Key | None = None,
 ) -> Array:
   """Logits [B, T, V] float32 of the token after each place."""
@@ -296,7 +301,12 @@ def decode(
   if mask is not None:
     where = where & attention.as_mask(mask)
   source = attention.as_mask(source_mask), source_bias
-  return _apply(params, cfg, T5.decode, tokens, embeds, encoded, where, source, key=key)
+  return _apply(params, cfg, T5.decode, tokens, embeds, encoded, where, source, states, key=key)
+
+
+def head(params: Params, cfg: Config) -> Array:
+  """[V, D]: `decode(..., states=True) @ head.T` are the logits, where all at once are too many."""
+  return params["embed"]["embedding"] if cfg.tied else params["head"]["kernel"].T
 
 
 def start_cache(

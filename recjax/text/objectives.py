@@ -183,20 +183,21 @@ def text_to_text(params: Params, cfg: t5.Config, batch: Batch, key: Key | None =
     target_mask = attention.same_segment(target_segments, target_segments)
   encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
   encoded = t5.encode(params, cfg, source, mask=mask, key=encoder_key)
-  logits = t5.decode(
+  states = t5.decode(
     params,
     cfg,
     shift_right(target, target_segments),
     encoded,
     source_mask=source_mask,
     mask=target_mask,
+    states=True,
     key=decoder_key,
   )
   where = (target != PAD).astype(jnp.float32)
   if "weight" in batch:  # a row that only fills the batch counts for nothing
     where = where * batch["weight"][:, None]
-  total, weight = losses.softmax_xent(logits, target, where=where)
-  hits = jnp.where(where > 0, (logits.argmax(-1) == target) * where, 0.0).sum()
+  head = t5.head(params, cfg)
+  total, weight, hits = losses.linear_softmax_xent_hits(states, head, target, where)
   return Loss(total, weight, {"accuracy": (hits, weight)})
 
 

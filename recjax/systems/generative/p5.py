@@ -137,18 +137,19 @@ def make(cfg: Config) -> System:
   def loss(params, assets, batch, key):
     encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
     target, source_mask = batch["target"], batch["source"] != PAD
-    logits = t5.decode(
+    states = t5.decode(
       params["t5"],
       cfg.t5,
       objectives.shift_right(target),
       encode(params, batch, encoder_key),
       source_mask=source_mask,
+      states=True,
       key=decoder_key,
     )
     real = target != PAD
     where = real * (batch["weight"] / jnp.maximum(real.sum(1), 1))[:, None]
-    hits = jnp.where(where > 0, (logits.argmax(-1) == target) * where, 0.0).sum()
-    total, _ = losses.softmax_xent(logits, target, where)
+    head = t5.head(params["t5"], cfg.t5)
+    total, _, hits = losses.linear_softmax_xent_hits(states, head, target, where)
     weight = batch["weight"].sum()
     return Loss(total, weight, {"accuracy": (hits, weight)})
 
