@@ -27,7 +27,7 @@ TARGET[1, 5:] = 0
 
 # Compiled whole, once a config and shape: faster here than one operation at a time.
 encode = jax.jit(t5.encode, static_argnums=1)
-decode = jax.jit(t5.decode, static_argnums=1)
+decode = jax.jit(t5.decode, static_argnums=1, static_argnames="states")
 step = jax.jit(t5.decode_step, static_argnums=1)
 start_cache = jax.jit(t5.start_cache, static_argnums=1, static_argnames=("beams", "length"))
 
@@ -345,6 +345,15 @@ def test_embeddings_may_stand_for_tokens():
   np.testing.assert_allclose(encoded, encode(params, SMALL, SOURCE), atol=1e-6)
   with pytest.raises(ValueError, match="either"):
     t5.encode(params, SMALL)
+
+
+@pytest.mark.parametrize("cfg", [SMALL, V11, dataclasses.replace(V11, scaled=True)])
+def test_states_meet_the_head_as_logits_do(cfg):
+  params = lively(cfg)
+  states = logits_of(params, cfg, SOURCE, TARGET, states=True)
+  assert states.shape == (*TARGET.shape, cfg.dim)
+  logits = logits_of(params, cfg, SOURCE, TARGET)
+  np.testing.assert_allclose(states @ t5.head(params, cfg).T, logits, rtol=1e-5, atol=1e-5)
 
 
 def test_scan_and_remat_change_the_program_and_nothing_else():
