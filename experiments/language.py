@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -310,24 +311,33 @@ class Language:
     return found
 
   def written(
-    self, params: Params, assets: Assets, system: System, events: Interactions
+    self, params: Params, assets: Assets, system: System, events: Interactions, path: pathlib.Path
   ) -> dict[str, float]:
-    """What the system writes beside what users wrote."""
+    """What the system writes beside what users wrote; every text stays in `path`, one a line."""
     size, width, found = self.of.evaluation.batch_size, self.of.data.max_len, {}
+    lines = []
     for family in (f for f in self.families if f in WRITTEN):
       for kind, which in (("", self.seen), ("_unseen", self.unseen)):
         source = self._instances(family, which, _QUESTIONS[family](events))
-        batches = loader.Batches(source, size, max_len=width)
         said, wanted = generated.texts(
           params,
           assets,
-          batches,
+          loader.Batches(source, size, max_len=width),
           system=system,
           decode=self.words.decode,
           wanted=source.answers(),
         )
         scores = generated.scores(said, wanted)
         found |= {f"{family}{kind}/{metric}": value for metric, value in scores.items()}
+        (q,) = source.questions
+        told = {"user": events.users[q.user], "item": events.items[q.item]}
+        told |= {"asked": source.asks(), "said": said, "wanted": wanted}
+        for row in zip(*told.values(), strict=True):
+          lines.append({"asks": family + kind, **dict(zip(told, row, strict=True))})
+    if lines:
+      text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+      path.with_suffix(".part").write_text(text, encoding="utf-8")
+      path.with_suffix(".part").replace(path)
     return found
 
 

@@ -39,6 +39,7 @@ from recjax.types import PAD
 
 MODES = ("all", "prepare", "embed", "tokenize", "train", "evaluate", "recommend", "help")
 CONFIG = "config.json"
+TEXTS = "texts.jsonl"  # what a seed wrote, beside what users wrote
 
 Table = dict[str, list[dict[str, float]]]  # system -> a row a seed
 
@@ -144,7 +145,8 @@ class Run(preparation.Preparation):
     for seed, learned in params.items():
       suites = self.questions.suites("", system, rater or system, self.before_test, self.tested)
       measured = evaluate.evaluate(learned, assets, suites, system=system)
-      measured |= self.questions.written(learned, assets, system, self.tested)
+      texts = self.folder(seed) / TEXTS
+      measured |= self.questions.written(learned, assets, system, self.tested, texts)
       rows.append({"seed": seed, **measured})
     return {self.config.system: rows}
 
@@ -216,11 +218,7 @@ class Run(preparation.Preparation):
 
     An item without a title is told by its id.
     """
-    with recommendations.open(encoding="utf-8") as file:  # a title may hold other ends of lines
-      number = sum(1 for _ in file)
-      chosen = set(np.linspace(0, number - 1, min(count, number)).astype(int).tolist())
-      file.seek(0)
-      records = [json.loads(line) for at, line in enumerate(file) if at in chosen]
+    records = _some(recommendations, count)
     of_id = dict(zip(self.raw.catalog.ids.tolist(), self._titles().tolist(), strict=True))
     test, users = self.split.test, []
     for record in records:
@@ -266,6 +264,15 @@ class Run(preparation.Preparation):
   def _titles(self) -> np.ndarray:
     catalog = self.raw.catalog
     return catalog["title"] if "title" in catalog.fields else catalog.ids
+
+
+def _some(path: pathlib.Path, count: int) -> list[dict[str, Any]]:
+  """The records of some lines, evenly spread."""
+  with path.open(encoding="utf-8") as file:  # a title may hold other ends of lines
+    number = sum(1 for _ in file)
+    chosen = set(np.linspace(0, number - 1, min(count, number)).astype(int).tolist())
+    file.seek(0)
+    return [json.loads(line) for at, line in enumerate(file) if at in chosen]
 
 
 def run(
@@ -327,7 +334,7 @@ def _report(
   job: Run, name: str, record: dict[str, Any], recommendations: pathlib.Path | None
 ) -> None:
   """Of what was measured and recommended just now: older files may be of other parameters."""
-  on_ids = job.questions.on_ids
+  on_ids, texts = job.questions.on_ids, job.folder(job.config.seeds[0]) / TEXTS
   report.write(
     job.workdir / "report.html",
     title=name,
@@ -336,6 +343,7 @@ def _report(
     codes=job.ids.codes[PAD + 1 :] if on_ids else None,
     vectors=job.vectors[PAD + 1 :] if on_ids and job.ids.quantizer is not None else None,
     users=job.shown(recommendations) if recommendations is not None else (),
+    texts=_some(texts, 12) if texts.exists() else (),
   )
 
 

@@ -1,7 +1,7 @@
 """report.html: a run on one self-contained page, readable on a phone; its figures beside it.
 
 The table of results (mean and 95% interval over the seeds), learning curves, the use of the
-semantic ids' codes, and what some users were recommended after what they had met.
+semantic ids' codes, what some users were recommended after what they had met, and what was written.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def write(
   codes: np.ndarray | None = None,  # [I - 1, L] semantic ids
   vectors: np.ndarray | None = None,  # [I - 1, D] that they were made of
   users: Sequence[Mapping[str, Any]] = (),  # user, history, next, titles; titles of items
+  texts: Sequence[Mapping[str, str]] = (),  # asks, user, asked, said, wanted
 ) -> None:
   note = _note(record, coded=codes is not None)
   body = [f"<h1>{html.escape(title)}</h1>", note, _table(record["systems"])]
@@ -67,6 +68,8 @@ def write(
     body += ["<h2>Semantic ids</h2>", _image(drawn, "Use of codes, prefixes, and a map of items")]
   if users:
     body += ["<h2>Some users</h2>", '<div class="users">', *map(_user, users), "</div>"]
+  if texts:
+    body += ["<h2>Some texts</h2>", '<div class="users">', *map(_text, texts), "</div>"]
   page = (
     f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
     '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -131,6 +134,16 @@ def _user(user: Mapping[str, Any]) -> str:
     f'<p class="note">met, oldest first</p><ol>{history}</ol>'
     f'<p class="note">recommended</p><ol>{shown}</ol>'
     f'<p class="note">met next: {html.escape(user["next"])}</p></div>'
+  )
+
+
+def _text(text: Mapping[str, str]) -> str:
+  told = {
+    name: html.escape(str(text[name])) for name in ("user", "asks", "asked", "said", "wanted")
+  }
+  return (
+    f'<div class="user"><h3>{told["user"]}: {told["asks"]}</h3><p class="note">{told["asked"]}</p>'
+    f'<p>{told["said"]}</p><p class="note">written by the user: {told["wanted"]}</p></div>'
   )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -186,9 +187,9 @@ class Questions(Protocol):
     """What `system` ranks and `rater` rates."""
 
   def written(
-    self, params: Params, assets: Assets, system: System, events: Interactions
+    self, params: Params, assets: Assets, system: System, events: Interactions, path: pathlib.Path
   ) -> dict[str, float]:
-    """What is measured of texts, beside the suites."""
+    """What is measured of texts, beside the suites; the texts, where there are some, in `path`."""
 
 
 class Ingredients(Protocol):
@@ -261,7 +262,7 @@ class InIds:
     return examples.deny_seen(found)
 
   def written(
-    self, params: Params, assets: Assets, system: System, events: Interactions
+    self, params: Params, assets: Assets, system: System, events: Interactions, path: pathlib.Path
   ) -> dict[str, float]:
     return {}
 

@@ -283,7 +283,7 @@ def test_a_rating_head_has_the_classes_that_the_data_has_and_no_other_family(tmp
     _ = pipeline.Run(summing, tmp_path).built
 
 
-def test_what_is_written_is_compared_with_what_users_wrote(ingredients):
+def test_what_is_written_is_compared_with_what_users_wrote(ingredients, tmp_path):
   """The task `summary` on the shop's events with a summary for each; the answers are fixed."""
   x = ingredients.known
   told = x.fields | {"summary": np.array([f"good number {i % 3}" for i in range(len(x))])}
@@ -303,14 +303,22 @@ def test_what_is_written_is_compared_with_what_users_wrote(ingredients):
     return jax.numpy.broadcast_to(said, (len(batch["source"]), len(said)))
 
   system = toy.make(4)._replace(generate=answer)
-  found = of.written({}, (), system, events)
+  path = tmp_path / "texts.jsonl"
+  found = of.written({}, (), system, events, path)
   assert found["summary/exact_match"] == pytest.approx(1 / 3)
   assert 0.6 < found["summary_unseen/rouge1"] < 1
+  lines = [json.loads(line) for line in path.open()]
+  assert [line["asks"] for line in lines] == ["summary"] * 24 + ["summary_unseen"] * 24
+  for line, at in zip(lines, [*range(24)] * 2, strict=True):
+    assert line["user"] == events.users[events.user[at]]
+    assert line["item"] == events.items[events.item[at]]
+    assert line["said"] == "good number 1" and line["wanted"] == events.fields["summary"][at]
+    assert "a long tale about it" in line["asked"]
   # Of longer ones a target holds the beginning: what is compared with is still the whole.
   long = np.array([f"good number 1 {'and more ' * 9}" for _ in range(len(x))])
   longer = interactions.replace(events, summary=long[: len(events)])
   of = language.Language(section(("summary",)), run)
-  found = of.written({}, (), system, longer)
+  found = of.written({}, (), system, longer, path)
   assert found["summary/exact_match"] == 0
   assert found["summary/rouge1"] == pytest.approx(2 * 3 / (3 + 21))
 

@@ -43,13 +43,14 @@ def page(folder):
     curves={"seed 0": curve},
     codes=rng.integers(0, 8, (50, 3)),
     users=[user] * 3,
+    texts=[dict.fromkeys(("asks", "user", "asked", "said", "wanted"), LONG)],
   )
   return folder / "report.html"
 
 
 def test_a_page_holds_all_it_shows(tmp_path):
   text = page(tmp_path).read_text()
-  assert text.count("<img") == 2 and text.count('class="user"') == 3
+  assert text.count("<img") == 2 and text.count('class="user"') == 3 + 1
   assert "http" not in text and "<b>" not in text and "&lt;b&gt;not bold" in text
   assert "0.0384 ± 0.0012" in text and "class=hit" in text
   assert "seeds 0, 1, semantic ids the same for each: those of seed 3; training" in text

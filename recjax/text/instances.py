@@ -266,8 +266,12 @@ class Instances:
       values["review"] = " ".join(said[: max(kept, 1)])
     return Instance(prompt, values, prompt.render(values))
 
+  def asks(self) -> list[str]:
+    """[E] the text of each source, whole however many tokens a batch holds of it."""
+    return [self[i].text.source for i in range(len(self))]
+
   def answers(self) -> list[str]:
-    """[E] the text of each target, whole however many tokens a batch holds of it."""
+    """[E] the text of each target, as whole."""
     return [self[i].text.target for i in range(len(self))]
 
   @functools.cached_property
