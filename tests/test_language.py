@@ -323,6 +323,32 @@ def test_what_is_written_is_compared_with_what_users_wrote(ingredients, tmp_path
   assert found["summary/rouge1"] == pytest.approx(2 * 3 / (3 + 21))
 
 
+def test_a_run_on_reviews_keeps_what_it_wrote_and_shows_some(tmp_path):
+  path, when = tmp_path / "reviews.json", 0
+  with path.open("w") as file:
+    for user in range(12):
+      for item in range(6):
+        when += 1
+        text = {"reviewText": f"It has {item} strings. Good.", "summary": f"<{item}> strings"}
+        who = {"reviewerID": f"u{user}", "asin": f"i{(user + item) % 9}", "overall": 1.0 + item % 5}
+        file.write(json.dumps({**who, **text, "unixReviewTime": when}) + "\n")
+  families = ("rating", "summary", "explanation")
+  data = settings.Data(source="reviews", path=str(path), max_len=64)
+  made = config(p5, "rating_prompts", section(families), data=data)
+  made.evaluation.test_users = 5
+  row = pipeline.run(made, tmp_path / "run", "all")["p5"][0]
+  assert row["rating/rmse"] > 0 and {"summary/rouge1", "explanation_unseen/bleu"} <= set(row)
+  told = [json.loads(x) for x in (tmp_path / "run" / "seed_0" / "texts.jsonl").open()]
+  assert {x["asks"] for x in told} == {f"{f}{k}" for f in families[1:] for k in ("", "_unseen")}
+  assert 0 < len({x["user"] for x in told}) <= 5
+  for x in told:  # without brackets, which mark tokens
+    (number,) = set(x["wanted"]) & set("012345")
+    assert x["wanted"] in (f"{number} strings", f"It has {number} strings.")
+    assert ("It has" in x["wanted"]) == x["asks"].startswith("explanation")
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert "<h2>Some texts</h2>" in page and page.count('class="user"') == 12
+
+
 def test_more_sums_before_are_another_run(tmp_path):
   """What was tuned from the sums of before does not pass for what these lead to."""
 
