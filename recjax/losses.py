@@ -145,11 +145,6 @@ def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
   x = jnp.where(counts, ordered(states).astype(jnp.float32), 0.0)  # [G, R, D]
   labels = jnp.where(counts[..., 0], ordered(labels), 0)
   table = table.astype(jnp.float32)
-  own = table[labels]  # [G, R, D]
-  # A label that is no row makes the loss NaN, which stops a training, not that of the last row.
-  picked = jnp.where((labels >= 0) & (labels < len(table)), (x * own).sum(-1), jnp.nan)
-  if bias is not None:
-    picked += bias[labels]
 
   def step(i, carry):
     (loss, hits), d_x, d_table, d_bias = carry
@@ -159,11 +154,14 @@ def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
     if bias is not None:
       logits += bias[None, None]
     top = logits.max(-1, keepdims=True)
-    said = jnp.take_along_axis(logits, at(labels, axis=1)[..., None], axis=-1)
-    hits += (w * (said >= top)[..., 0]).sum(1)
+    label = at(labels, axis=1)
+    said = jnp.take_along_axis(logits, label[..., None], axis=-1)
+    # A label that is no row makes the loss NaN, which stops a training, not that of the last row.
+    below = jnp.where((label >= 0) & (label < table.shape[0]), (top - said)[..., 0], jnp.nan)
+    hits += (w * (below <= 0)).sum(1)
     e = jnp.exp(logits - top)  # [G, N, I]
     z = e.sum(-1)
-    loss += (w * (jnp.log(z) + top[..., 0] - at(picked, axis=1))).sum(1)
+    loss += (w * (jnp.log(z) + below)).sum(1)
     if not gradient:
       return (loss, hits), d_x, d_table, d_bias
     share = (w / z)[..., None]  # the softmax is e / z: divide the small side of each product
@@ -186,7 +184,7 @@ def _blocks(block: int, states, table, bias, labels, weight, *, gradient: bool):
   loss, hits = (x.sum() for x in found)
   if not gradient:
     return (loss, hits), ()
-  w = weights[..., None]
+  w, own = weights[..., None], table[labels]
   d_table = d_table.sum(0).at[labels].add(-w * x)
   if bias is not None:
     d_bias = d_bias.sum(0).at[labels].add(-weights)
