@@ -2,8 +2,8 @@
 
 A tenth of the reviews tests and a tenth validates, at random; an explanation is a review's first
 sentence. These files have no titles, so prompts that tell them are left out. Small and from
-scratch: it has read nothing but these 10,261 reviews, so it cannot write. Its stars are no better
-than their mean by RMSE (.930 against .919) and better by MAE (.670 against .706), and greedily it
+scratch: it has read nothing but these 10,261 reviews, so it cannot write. Its stars are worse than
+the mean of all by RMSE (.930 against .919) and better by MAE (.670 against .706), and greedily it
 titles every review "Great". --config.prompts.pretrained=FOLDER starts from a T5, with its
 vocabulary and sizes. One explanation in a hundred is longer than what is learned of it; texts are
 compared with the whole. What was written is in seed_0/texts.jsonl of the run.
