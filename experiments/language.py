@@ -319,24 +319,26 @@ class Language:
     for family in (f for f in self.families if f in WRITTEN):
       for kind, which in (("", self.seen), ("_unseen", self.unseen)):
         source = self._instances(family, which, _QUESTIONS[family](events))
-        said, wanted = generated.texts(
+        texts = source.texts()
+        wanted = [text.target for text in texts]
+        said, _ = generated.texts(
           params,
           assets,
           loader.Batches(source, size, max_len=width),
           system=system,
           decode=self.words.decode,
-          wanted=source.answers(),
+          wanted=wanted,
         )
         scores = generated.scores(said, wanted)
         found |= {f"{family}{kind}/{metric}": value for metric, value in scores.items()}
         (q,) = source.questions
         told = {"user": events.users[q.user], "item": events.items[q.item]}
-        told |= {"asked": source.asks(), "said": said, "wanted": wanted}
+        told |= {"asked": [text.source for text in texts], "said": said, "wanted": wanted}
         for row in zip(*told.values(), strict=True):
           lines.append({"asks": family + kind, **dict(zip(told, row, strict=True))})
     if lines:
-      text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-      path.with_suffix(".part").write_text(text, encoding="utf-8")
+      rows = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+      path.with_suffix(".part").write_text(rows, encoding="utf-8")
       path.with_suffix(".part").replace(path)
     return found
 

@@ -266,13 +266,9 @@ class Instances:
       values["review"] = " ".join(said[: max(kept, 1)])
     return Instance(prompt, values, prompt.render(values))
 
-  def asks(self) -> list[str]:
-    """[E] the text of each source, whole however many tokens a batch holds of it."""
-    return [self[i].text.source for i in range(len(self))]
-
-  def answers(self) -> list[str]:
-    """[E] the text of each target, as whole."""
-    return [self[i].text.target for i in range(len(self))]
+  def texts(self) -> list[Text]:
+    """[E] each source and target, whole however many tokens a batch holds of them."""
+    return [self[i].text for i in range(len(self))]
 
   @functools.cached_property
   def _prompts(self) -> dict[str, list[Prompt]]:
