@@ -122,6 +122,14 @@ def test_mixed_lists_hold_the_best_of_both_in_order():
     topk.mixed(one, other, 4)
 
 
+def test_a_short_list_leaves_its_places_to_the_other():
+  one = Ranked(np.array([[1, 0, 0], [0, 0, 0]]), np.array([[3, -9, -9]] * 2, np.float32))
+  other = Ranked(np.array([[7, 8, 9], [7, 0, 0]]), np.array([[2, 1, 0], [2, -9, -9]], np.float32))
+  found = topk.mixed(one, other, 1)
+  np.testing.assert_array_equal(found.ids, [[1, 7, 8], [7, 0, 0]])
+  np.testing.assert_array_equal(found.scores, [[3, 2, 1], [2, -np.inf, -np.inf]])
+
+
 def test_entropy_is_that_of_the_groups():
   group = np.array([0, 5, 5, 6, 7])
   ids = np.array([[1, 2, 3, 0], [1, 2, 0, 0], [1, 3, 4, 0], [0, 0, 0, 0]])

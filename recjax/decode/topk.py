@@ -39,14 +39,17 @@ def rank(every: Array, batch: Batch, *, k: int) -> Ranked:
 def mixed(one: Ranked, other: Ranked, count: int) -> Ranked:
   """K results, `count` of them the best of `other`, the rest the best of `one`; by their scores.
 
-  Where `other` has fewer, more of `one` stay.
+  Where one has fewer than its part, more of the other stay.
   """
   k = one.ids.shape[1]
   if not 0 <= count <= k or other.ids.shape[1] < count:
     raise ValueError(f"{count} of {k} results cannot come from {other.ids.shape[1]}")
-  wanted = jnp.minimum(count, (other.ids[:, :count] != PAD).sum(1))[:, None]
-  keep = jnp.arange(k)[None] < k - wanted
-  ids = jnp.concatenate([jnp.where(keep, one.ids, PAD), other.ids[:, :count]], axis=1)
-  scores = jnp.concatenate([jnp.where(keep, one.scores, -jnp.inf), other.scores[:, :count]], axis=1)
+  have, offered = ((x.ids != PAD).sum(1, keepdims=True) for x in (one, other))
+  taken = jnp.minimum(offered, jnp.maximum(count, k - have))
+  ids = jnp.concatenate([one.ids, other.ids], axis=1)
+  scores = jnp.concatenate([one.scores, other.scores], axis=1)
+  place = jnp.arange(ids.shape[1])[None]
+  keep = (ids != PAD) & jnp.where(place < k, place < k - taken, place < k + taken)
+  ids, scores = jnp.where(keep, ids, PAD), jnp.where(keep, scores, -jnp.inf)
   best, at = jax.lax.top_k(scores, k)
   return Ranked(jnp.take_along_axis(ids, at, axis=1), best)
