@@ -11,8 +11,8 @@ from recjax.decode import trie as tries
 from recjax.types import PAD
 
 # Jitted, so that equal shapes compile once.
-PATHS, LEAF_COUNT, ALLOWED, DENIED = map(
-  jax.jit, (tries.paths, tries.leaf_count, tries.allowed, tries.denied)
+PATHS, BELOW, ALLOWED, DENIED = map(
+  jax.jit, (tries.paths, tries.below, tries.allowed, tries.denied)
 )
 
 
@@ -74,7 +74,10 @@ def test_paths_are_the_nodes_of_an_items_codes(seed, layout):
     prefixes = [tuple(row[: depth + 1]) for row in codes[1:].tolist()]
     assert len(set(zip(prefixes, nodes[depth, known].tolist(), strict=True))) == len(set(prefixes))
     sizes = [prefixes.count(prefix) for prefix in prefixes]
-    np.testing.assert_array_equal(LEAF_COUNT(trie, nodes[depth], depth + 1)[known], sizes)
+    first, stop = (x[known] for x in BELOW(trie, nodes[depth], depth + 1))
+    np.testing.assert_array_equal(stop - first, sizes)
+    ranks = tries.rank(trie, jnp.arange(1, len(codes)))
+    assert ((first <= ranks) & (ranks < stop)).all()
 
 
 def test_identifiers_of_unequal_length_end_where_their_end_code_stands():

@@ -166,31 +166,53 @@ def diverse(
 ) -> Ranked:
   """Beams in groups that avoid, level by level, the codes that earlier groups chose.
 
-  Scores are log-likelihoods, without the penalty. Unlike in the paper no item is found twice.
+  Scores are log-likelihoods, without the penalty. Unlike in the paper no item is found twice, and
+  a group that cannot fill its beams below its own prefixes takes what is likeliest of the rest.
   """
   beams = _width(k, beams)
   if groups < 1 or beams % groups:
     raise ValueError(f"{beams} beams do not divide into {groups} groups; change one of them")
   each = beams // groups
 
+  def full(new, nodes):
+    """[B, K, W] True where as many beams hold the prefix as it has items that are open."""
+    held = _count(nodes[:, None], [nodes])[:, 0]
+    room = _room(trie, nodes, new.depth, allow, deny)
+    return _count(new.node, [jnp.where(held >= room, nodes, NONE)]) > 0
+
   def choose(new, extra):
+    width = new.node.shape[2]
     chosen, codes, nodes = [], [], []
     for g in range(groups):
       # At the root all groups share the one beam; below, each has its own.
       begin = 0 if new.node.shape[1] == 1 else g * each
-      node, code, score = (
-        x[:, begin : begin + each] for x in (new.node, new.code, new.score)
+      own = dataclasses.replace(
+        new,
+        **{x: getattr(new, x)[:, begin : begin + each] for x in ("node", "code", "score")},
       )  # [B, K / G, W]
+      score = own.score
       if g:
-        # No more beams of different groups hold a prefix than it has items; an item, one.
-        used = jnp.concatenate(nodes, 1)[:, None]  # [B, 1, K']
-        full = _count(used, nodes) >= tries.leaf_count(trie, used, new.depth)
-        taken = _count(node, [jnp.where(full, used, NONE)[:, 0]]) > 0
-        score = jnp.where(taken, -jnp.inf, score - penalty * _count(code, codes))
+        score = score - penalty * _count(own.code, codes)
+        score = jnp.where(full(own, jnp.concatenate(nodes, 1)), -jnp.inf, score)
       at = _best(score, each)
-      chosen.append(jnp.where(at < 0, at, at + begin * node.shape[2]))
-      codes.append(_pick(code, at, -1))
-      nodes.append(_pick(node, at, NONE))
+      chosen.append(jnp.where(at < 0, at, at + begin * width))
+      codes.append(_pick(own.code, at, -1))
+      nodes.append(_pick(own.node, at, NONE))
+
+    def fill(chosen):
+      once = jnp.where(_repeated(new)[..., None], -jnp.inf, new.score)
+      chosen, held = list(chosen), list(nodes)
+      for g in range(groups):
+        closed = full(new, jnp.concatenate(held, 1)) | (_count(new.node, [held[g]]) > 0)
+        rest = _best(jnp.where(closed, -jnp.inf, once), each)
+        place = jnp.arange(each)[None] - (chosen[g] >= 0).sum(1, keepdims=True)
+        rest = jnp.take_along_axis(rest, jnp.maximum(place, 0), axis=1)
+        chosen[g] = jnp.where(place < 0, chosen[g], rest)
+        held[g] = _pick(new.node, chosen[g], NONE)
+      return tuple(chosen)
+
+    short = (jnp.concatenate(chosen, 1) < 0).any()
+    chosen = jax.lax.cond(short, fill, lambda chosen: chosen, tuple(chosen))
     return jnp.concatenate(chosen, 1), extra
 
   descent = _Descent(step, params, trie, normalizer, reorder, choose, groups)
@@ -320,6 +342,21 @@ def _listed(trie: Trie, allow: Array | None, deny: Array | None) -> _Listed | No
   if allow is not None:
     return _Listed(tries.allowed(trie, allow, deny), True)
   return None if deny is None else _Listed(tries.denied(trie, deny), False)
+
+
+def _room(trie: Trie, node: Array, depth, allow: Array | None, deny: Array | None) -> Array:
+  """[B, K] how many items that a request leaves open are below each node; 0 below none."""
+  first, stop = tries.below(trie, node, depth)
+  if allow is not None:
+    return tries.listed(trie, tries.left(trie, allow, deny), first, stop)
+  return stop - first - (0 if deny is None else tries.listed(trie, deny, first, stop))
+
+
+def _repeated(new: Continuations) -> Array:
+  """[B, K] True where an earlier beam, of another group, has the same children."""
+  first, alive = new.node[..., 0], (new.score > -jnp.inf).any(-1)
+  same = (first[:, :, None] == first[:, None, :]) & alive[:, None, :]  # [B, K, K]
+  return (same & jnp.tri(first.shape[1], k=-1, dtype=bool)[None]).any(-1)
 
 
 def _width(k: int, beams: int | None) -> int:

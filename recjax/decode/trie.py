@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from recjax.types import Array
+from recjax.types import PAD, Array
 
 Trie = dict[str, Array]
 
@@ -253,14 +253,15 @@ def leaves(trie: Trie, node: Array) -> Array:
   return _at(trie["item"], node - trie["start"][-2])
 
 
-def leaf_count(trie: Trie, node: Array, depth) -> Array:
-  """How many items are below (or at) each node of this depth."""
+def below(trie: Trie, node: Array, depth) -> tuple[Array, Array]:
+  """(first, stop): the ranks of the leaves below (or at) each node of this depth."""
 
   def down(_, ends):
     return _select(trie, ends)
 
-  first, stop = jax.lax.fori_loop(depth, levels(trie), down, jnp.stack([node, node + 1]))
-  return stop - first
+  ends = jax.lax.fori_loop(depth, levels(trie), down, jnp.stack([node, node + 1]))
+  first, stop = ends - trie["start"][-2]
+  return first, stop
 
 
 def ended(trie: Trie, node: Array) -> Array:
@@ -301,8 +302,8 @@ def _select(trie: Trie, n: Array) -> Array:
 # --- A request's own list of items ---
 
 
-def allowed(trie: Trie, allow: Array, deny: Array | None = None) -> Marks:
-  """The edges on the way to the items of `allow` [B, D] (PAD ignored) that `deny` leaves."""
+def left(trie: Trie, allow: Array, deny: Array | None = None) -> Array:
+  """`allow` [B, D], PAD where `deny` or the tree leaves nothing of it."""
   at = rank(trie, allow)
   if deny is not None:
     # One that is nothing is added, for a list of no length at all.
@@ -311,8 +312,23 @@ def allowed(trie: Trie, allow: Array, deny: Array | None = None) -> Marks:
     spot = jax.vmap(jnp.searchsorted)(denied, at)
     found = jnp.take_along_axis(denied, jnp.minimum(spot, denied.shape[1] - 1), axis=1)
     at = jnp.where(found == at, -1, at)
-  nodes = paths(trie, jnp.where(at >= 0, allow, 0))  # [L, B, D]
-  root = jnp.where(at >= 0, 0, NONE)[None]
+  return jnp.where(at >= 0, allow, PAD)
+
+
+def listed(trie: Trie, ids: Array, first: Array, stop: Array) -> Array:
+  """[B, K] how many of `ids` [B, D], each counted once, are among the leaves first..stop - 1."""
+  at = jnp.sort(rank(trie, ids), axis=1)
+  again = jnp.pad(at[:, 1:] == at[:, :-1], ((0, 0), (1, 0)))
+  at = jnp.sort(jnp.where(again | (at < 0), _NOWHERE, at), axis=1)
+  before = jax.vmap(jnp.searchsorted)
+  return before(at, stop) - before(at, first)
+
+
+def allowed(trie: Trie, allow: Array, deny: Array | None = None) -> Marks:
+  """The edges on the way to the items of `allow` [B, D] (PAD ignored) that `deny` leaves."""
+  allow = left(trie, allow, deny)
+  nodes = paths(trie, allow)  # [L, B, D]
+  root = jnp.where(nodes[-1] >= 0, 0, NONE)[None]
   above = jnp.concatenate([root, nodes[:-1]])
   return Marks(jnp.where(nodes >= 0, above, NONE - 1), nodes)
 
