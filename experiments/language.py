@@ -96,6 +96,12 @@ class Language:
         "prompts.instances.weights names no family of questions: give each one that is to be "
         f"learned a weight; there is {', '.join(prompts.TASKS)}"
       )
+    unknown = set(self.families) - set(prompts.TASKS)
+    if unknown:
+      raise ValueError(
+        f"prompts.instances.weights names {', '.join(sorted(unknown))}, no family of questions; "
+        f"there is {', '.join(prompts.TASKS)}"
+      )
     if not cfg.vocabulary and not cfg.pretrained:
       raise ValueError("prompts needs a vocabulary, or the folder of a pretrained T5")
     if cfg.sums not in ("", "first", "vector"):

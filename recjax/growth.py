@@ -19,6 +19,7 @@ import numpy as np
 
 from recjax.data.errors import DataError
 from recjax.data.interactions import Catalog, strings, with_pad
+from recjax.data.readers import columns as readers
 from recjax.decode import trie
 from recjax.semid import assign
 from recjax.systems.collaborative import content
@@ -70,6 +71,11 @@ def grown(of: Recommender, rows: Sequence[Row]) -> Changes:
       "the codes of these items were made elsewhere: there is no quantiser to code new ones with",
       remedy="Build semantic ids of your own, and train again.",
     )
+  if of.ids is not None and of.collisions is None:
+    raise DataError(
+      "nothing says how new items that share all codes are told apart",
+      remedy="Give the recommender the `collisions` that its semantic ids were assigned with.",
+    )
   if not rows:
     return {}
   _check(of, rows)
@@ -93,6 +99,7 @@ def _check(of: Recommender, rows: Sequence[Row]) -> None:
     for name in ("id", "title"):
       if not isinstance(row.get(name), str):
         raise DataError(f"new item {n} has no {name!r} that is a string: {dict(row)!r:.200}")
+      readers.check_text(f"new item {n}: {name}", row[name])
     if not row["id"].strip():
       raise DataError(f"new item {n}: {row['id']!r} is the id of no item")
     if row["id"] in known or row["id"] in met:

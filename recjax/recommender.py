@@ -81,6 +81,11 @@ class Recommender:
       raise ValueError(
         f"{len(self.items)} items and {len(self.titles)} titles: one for each, and row 0 is PAD"
       )
+    known = getattr(self.config, "num_items", len(self.items))
+    if known < len(self.items) or (known > len(self.items) and self.system != "content"):
+      raise ValueError(  # content alone has room for more
+        f"the system's config has {known - 1} items, the recommender {len(self.items) - 1}"
+      )
     if self.ids is not None and self.ids.items.tolist() != self.items.tolist():
       raise ValueError("the semantic ids are of other items, or in another order")
 

@@ -182,6 +182,7 @@ def test_content_compiles_nothing_within_its_room_and_lists_none_of_it(summary, 
     ([{"id": "n"}], "new item 0 has no 'title'"),
     ([{"id": 5, "title": "x"}], "new item 0 has no 'id' that is a string"),
     ([{"id": "", "title": "x"}], "the id of no item"),
+    ([{"id": "n", "title": "\ud800"}], "new item 0: title .* holds half a character"),
   ],
 )
 def test_new_items_that_cannot_be_say_why(shop, rows, said):
@@ -199,6 +200,11 @@ def test_too_many_of_one_code_overflow_with_a_remedy(shop):
 def test_systems_that_learn_each_item_must_be_trained_again(name):
   with pytest.raises(DataError, match=f"{name} learns .*Train it again.*content and tiger"):
     make(name).add_items(NEW)
+
+
+def test_without_a_policy_for_equal_codes_nothing_grows(shop):
+  with pytest.raises(DataError, match="how new items that share all codes are told apart"):
+    dataclasses.replace(shop, collisions=None).add_items(NEW)
 
 
 def test_ids_that_others_made_cannot_grow(shop):

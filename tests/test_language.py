@@ -395,6 +395,7 @@ def test_what_a_config_lacks_is_named(ingredients, tmp_path):
   of = types.SimpleNamespace()
   for wrong, said in (
     ({"families": ()}, "names no family"),
+    ({"families": ("sequential", "ratings")}, "names ratings, no family.*there is sequential"),
     ({"vocabulary": ""}, "needs a vocabulary"),
     ({"sums": "last"}, "first, vector or nothing"),
   ):

@@ -158,3 +158,9 @@ def test_a_system_that_is_asked_by_something_else_says_so(monkeypatch):
 
 def test_nothing_asked_is_nothing_answered(shop):
   assert shop.recommend([]) == ([], [], [])
+
+
+def test_items_are_as_many_as_the_system_has():
+  held = make("sasrec")
+  with pytest.raises(ValueError, match="config has 24 items, the recommender 6"):
+    dataclasses.replace(held, items=held.items[:7], titles=held.titles[:7])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from recjax.data.errors import DataError
 from recjax.nn import t5
 from recjax.text import objectives, t5_weights, weights
 
@@ -431,9 +432,23 @@ def test_another_model_is_named(tmp_path):
   for wrong, message in (
     ({"model_type": "bert"}, "bert"),
     ({"feed_forward_proj": "gated-silu"}, "gated-silu"),
+    ({"vocab_size": "16"}, "vocab_size of config.json is '16'"),
+    ({"d_model": None}, "d_model of config.json is None"),
+    ({"dropout_rate": None}, "dropout_rate of config.json is None"),
+    ({"num_heads": 2.0}, "num_heads of config.json is 2.0"),
+    ({"pad_token_id": 3}, "pad_token_id of config.json is 3"),
+    ({"decoder_start_token_id": 1}, "decoder_start_token_id of config.json is 1"),
   ):
     with pytest.raises(ValueError, match=message):
       t5_weights.config({**entries, **wrong}, tensors)
+
+
+def test_sizes_that_no_t5_has_are_named_with_their_folder(tmp_path):
+  t5_weights.save(tmp_path, SMALL, lively(SMALL))
+  entries, tensors = weights.read(tmp_path)
+  weights.write(tmp_path, {**entries, "relative_attention_num_buckets": 2}, tensors)
+  with pytest.raises(DataError, match=f"{tmp_path}.*the sizes of config.json"):
+    t5_weights.load(tmp_path)
 
 
 def test_a_head_that_should_be_there_is_missed(tmp_path):

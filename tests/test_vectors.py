@@ -40,6 +40,13 @@ class Letters:
     return np.array([[t.count(c) for c in "abc"] for t in texts], np.float32)
 
 
+def test_a_field_of_arrays_reads_like_one_of_lists():
+  several = np.empty(4, object)
+  several[:] = ["", np.array(["red ", "lamp"], object), np.array([]), [np.nan, "x"]]
+  items = Catalog(strings(["", "x", "y", "z"]), {"categories": several})
+  assert vectors.render(items, "of {categories}") == ["", "of red, lamp", "of", "of nan, x"]
+
+
 def test_a_template_is_filled_from_the_fields():
   categories = np.empty(3, object)
   categories[:] = [(), ("Beauty", "Nails"), ()]

@@ -1,5 +1,6 @@
 """Vocabularies: ids as the references give them, added tokens whole, padding and cutting."""
 
+import io
 import json
 import pathlib
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +131,50 @@ def test_a_missing_or_broken_model_is_named(tmp_path):
   broken.write_bytes(SMALL.read_bytes()[:1_000])
   with pytest.raises(DataError, match="not a SentencePiece model"):
     vocab.t5(broken)
+
+
+def trained(tmp_path, **flags):
+  """The path of a small model of its own kind."""
+  texts = [f"a red fox number {i} sat on the green bank" for i in range(50)]
+  options = {"vocab_size": 60, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, **flags}
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(texts),
+    model_writer=model,
+    minloglevel=2,
+    hard_vocab_limit=False,
+    **options,
+  )
+  path = tmp_path / "own.model"
+  path.write_bytes(model.getvalue())
+  return path
+
+
+def test_a_model_that_would_be_misread_is_refused(tmp_path):
+  with pytest.raises(DataError, match="pads with 3, models here with 0"):
+    vocab.t5(trained(tmp_path, unk_id=0, bos_id=1, eos_id=2, pad_id=3))
+  with pytest.raises(DataError, match="add_dummy_prefix"):
+    vocab.t5(trained(tmp_path, add_dummy_prefix=False))
+  with pytest.raises(DataError, match="cannot be read"):
+    vocab.sentencepieces(tmp_path)
+  (tmp_path / "empty.model").touch()
+  with pytest.raises(DataError, match="not a SentencePiece model"):
+    vocab.sentencepieces(tmp_path / "empty.model")
+
+
+def test_sentinels_that_are_pieces_are_not_added_again(tmp_path):
+  marks = [f"<extra_id_{i}>" for i in range(100)]
+  held = vocab.t5(trained(tmp_path, user_defined_symbols=marks, vocab_size=160))
+  assert held.added == () and len({held.sentinel(i) for i in range(100)}) == 100
+  assert held.sentinel(7) in held.encode(["red <extra_id_7> bank"])[0]
+  some = vocab.t5(trained(tmp_path, user_defined_symbols=marks[:3], vocab_size=80))
+  assert some.added == tuple(reversed(marks[3:]))
+
+
+def test_bytes_are_no_pieces_of_a_title(tmp_path):
+  held = vocab.sentencepieces(trained(tmp_path, byte_fallback=True, vocab_size=320))
+  assert len(held.encode(["fox \u706b"])[0]) > len(held.encode(["fox"])[0])
+  assert held.pieces("fox \u706b") == held.pieces("fox")
 
 
 def train(tmp_path, name, *flags):

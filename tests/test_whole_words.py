@@ -1,11 +1,14 @@
 """Whole words: each token stands beside the word that it is part of, and the text comes back."""
 
+import types
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import shop
 from hypothesis import given
 
+from recjax.data.ragged import Ragged
 from recjax.text import prompts, vocab, whole_words
 
 WORDS = shop.PIECES.add(vocab.numbered("a", 5)).add(vocab.numbered("b", 5))
@@ -51,6 +54,16 @@ def test_tokens_are_those_of_the_whole_text():
   texts = [*OURS, "bought <a_1><b_2> , then <a_3><b_4> ; it's fair (4.5 stars)"]
   found, whole = whole_words.encode(WORDS, texts)[0], WORDS.encode(texts)
   assert [row.tolist() for row in found] == [row.tolist() for row in whole]
+
+
+def test_a_word_of_no_token_has_no_number():
+  pieces = {"a": [7], "\u200b": [], "b": [8, 9]}  # as T5's model reads a mark of no width
+  held = types.SimpleNamespace(
+    eos=1, encode=lambda texts, eos: Ragged.from_rows([pieces[text] for text in texts])
+  )
+  tokens, words = whole_words.encode(held, ["a \u200b b", "\u200b"])
+  assert tokens[0].tolist() == [7, 8, 9, 1] and words[0].tolist() == [1, 2, 2, 0]
+  assert tokens[1].tolist() == [1] and words[1].tolist() == [0]
 
 
 def test_what_is_too_long_is_cut_and_ends():

@@ -13,7 +13,7 @@ from recjax.data.errors import DataError
 from recjax.nn import t5
 from recjax.text import weights
 from recjax.text.weights import Rule
-from recjax.types import Params
+from recjax.types import PAD, Params
 
 # Copies of the shared table, and a table that early checkpoints hold and nothing reads.
 _NOT_READ = (
@@ -42,7 +42,10 @@ def load(
   ignore = [*_NOT_READ, *([_HEAD] if cfg.tied else [])]
   if not cfg.decoder_layers:
     ignore += ["decoder.*", _HEAD]
-  template = jax.eval_shape(lambda: t5.init(jax.random.key(0), cfg))
+  try:
+    template = jax.eval_shape(lambda: t5.init(jax.random.key(0), cfg))
+  except (ValueError, TypeError, ZeroDivisionError) as error:  # sizes that no T5 has
+    raise DataError(f"the sizes of config.json: {error}", path=folder, remedy=_AGAIN) from error
   return cfg, weights.fill(rules(cfg), tensors, template, ignore=ignore)
 
 
@@ -99,8 +102,7 @@ def config(
   dtype: str = "float32",
 ) -> t5.Config:
   """The config of config.json. Whether the head is tied is what the tensors say."""
-  if entries.get("model_type", "t5") != "t5":
-    raise DataError(f"model_type is {entries['model_type']!r}", path=path, remedy="Give a T5.")
+  _check(entries, path)
   act = entries.get("feed_forward_proj", "relu")
   if act not in ("relu", "gated-gelu"):
     remedy = "T5 1.0 has `relu`, 1.1 and Flan have `gated-gelu`."
@@ -123,6 +125,23 @@ def config(
   )
 
 
+def _check(entries: Mapping[str, Any], path: str | os.PathLike | None) -> None:
+  if entries.get("model_type", "t5") != "t5":
+    raise DataError(f"model_type is {entries['model_type']!r}", path=path, remedy="Give a T5.")
+  for name in (*_SIZES.values(), "num_decoder_layers"):
+    value = entries.get(name, 0)
+    kind = float if name in ("dropout_rate", "layer_norm_epsilon") else int
+    none = value is None and name == "num_decoder_layers"  # as many as the encoder has
+    if isinstance(value, bool) or not (none or isinstance(value, int | kind)):
+      raise DataError(f"{name} of config.json is {value!r}", path=path, remedy=_AGAIN)
+  for name in ("pad_token_id", "decoder_start_token_id"):
+    if entries.get(name) not in (PAD, None):
+      raise DataError(
+        f"{name} of config.json is {entries[name]!r}", path=path, remedy="T5 pads and starts by 0."
+      )
+
+
+_AGAIN = "Download the folder again."
 _SIZES = {
   "vocab": "vocab_size",
   "dim": "d_model",

@@ -116,10 +116,10 @@ def unplaced(texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
 
 
 def _shown(value: object) -> str:
-  if value is None or value != value:  # NaN alone differs from itself
-    return ""
   if isinstance(value, list | tuple | np.ndarray):
     return ", ".join(str(v).strip() for v in value)
+  if value is None or value != value:  # NaN alone differs from itself
+    return ""
   if isinstance(value, float):
     return np.format_float_positional(np.float32(value), trim="-")
   return str(value).strip()

@@ -22,6 +22,7 @@ import sentencepiece
 
 from recjax.data.errors import DataError
 from recjax.data.ragged import Ragged
+from recjax.types import PAD
 
 SENTINELS = 100  # of T5: <extra_id_0> .. <extra_id_99>
 _TOKEN = re.compile(r"<[^<>\s]+>")  # what an added token looks like
@@ -102,10 +103,14 @@ class SentencePieces(_Padded):
     return self._processor.piece_to_id(token)
 
   def pieces(self, text: str) -> list[str]:
-    """The pieces of a text without added tokens; characters that none has are left out."""
+    """The pieces of a text without added tokens; characters that none has are left out.
+
+    So are those that a model writes by their bytes.
+    """
     while True:
       found = self._processor.encode(text, out_type=str)
-      known = [self._processor.piece_to_id(piece) != self.unk for piece in found]
+      ids = [self._processor.piece_to_id(piece) for piece in found]
+      known = [i != self.unk and not self._processor.is_byte(i) for i in ids]
       if all(known):
         return found
       kept = "".join(piece for piece, k in zip(found, known, strict=True) if k)
@@ -162,13 +167,18 @@ class SentencePieces(_Padded):
 
 
 def sentencepieces(path: str | os.PathLike) -> SentencePieces:
-  """A SentencePiece .model file, pad, eos and unknown as it defines them."""
+  """A SentencePiece .model file; eos and unknown are as it defines them, padding is 0."""
   remedy = "Give a .model file, as tokenizers/train_sentencepiece.py writes it."
   try:
-    vocab = SentencePieces(pathlib.Path(path).read_bytes())
+    model = pathlib.Path(path).read_bytes()
+    if not model:
+      raise RuntimeError
+    vocab = SentencePieces(model)
     len(vocab)
   except FileNotFoundError:
     raise DataError("no such file", path=path, remedy=remedy) from None
+  except OSError as error:
+    raise DataError(f"cannot be read: {error.strerror}", path=path, remedy=remedy) from None
   except RuntimeError:  # the library's own words speak of its source files
     raise DataError("not a SentencePiece model", path=path, remedy=remedy) from None
   for name in ("pad", "eos", "unk"):
@@ -176,12 +186,25 @@ def sentencepieces(path: str | os.PathLike) -> SentencePieces:
       raise DataError(
         f"the model has no {name} id", path=path, remedy="Train with pad_id=0, eos_id=1, unk_id=2."
       )
+  if vocab.pad != PAD:
+    raise DataError(
+      f"the model pads with {vocab.pad}, models here with {PAD}", path=path, remedy="See T5's."
+    )
+  one, two = vocab.encode(["a", "a a"], eos=False)
+  if two.tolist() != [*one, *one]:
+    raise DataError(
+      "the model reads a word at the beginning of a text otherwise than one within it",
+      path=path,
+      remedy="Train with add_dummy_prefix, as T5's is: words are encoded apart here.",
+    )
   return vocab
 
 
 def t5(path: str | os.PathLike) -> SentencePieces:
-  """T5's vocabulary: its pieces, then <extra_id_99> down to <extra_id_0>."""
-  return sentencepieces(path).add(f"<extra_id_{i}>" for i in reversed(range(SENTINELS)))
+  """T5's vocabulary: its pieces, then those of <extra_id_99> down to <extra_id_0> that are none."""
+  words = sentencepieces(path)
+  sentinels = (f"<extra_id_{i}>" for i in reversed(range(SENTINELS)))
+  return words.add(token for token in sentinels if not words._is_piece(token))  # some models have
 
 
 def check_added(words: SentencePieces, texts: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ def encode(
 ) -> tuple[Ragged, Ragged]:
   """Tokens of each text, the end token last, and beside each token its word: 1, 2 ..., the end 0.
 
+  A word of no token, such as a mark of no width, has no number either.
   What is beyond `max_len` is cut (the end token stays). Each word is encoded apart: no piece of a
   SentencePiece vocabulary reaches over a space, so tokens are those of the whole text.
   """
@@ -30,7 +31,8 @@ def encode(
   tokens, words = [], []
   for row in split:
     parts = [pieces[distinct[word]] for word in row]
-    place = np.repeat(np.arange(1, len(parts) + 1), [len(p) for p in parts])
+    lengths = np.array([len(part) for part in parts], int)
+    place = np.repeat(np.cumsum(lengths > 0), lengths)
     keep = len(place) if max_len is None else max_len - 1
     end = np.array([vocab.eos])
     tokens.append(np.concatenate([*parts, end[:0]])[:keep].tolist() + end.tolist())
