@@ -111,6 +111,10 @@ def _from_vectors(module, cfg, of: Ingredients) -> Assets:
   return module.assets(cfg, of.vectors)
 
 
+def _from_vectors_and_counts(module, cfg, of: Ingredients) -> Assets:
+  return module.assets(cfg, of.vectors, np.bincount(of.known.item, minlength=cfg.num_items))
+
+
 def _from_attributes(module, cfg, of: Ingredients) -> Assets:
   return module.assets(cfg, _attributes(of)[0])
 
@@ -148,7 +152,7 @@ _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., As
   "fdsa": (_attribute_sizes, _from_attributes),
   "graphrec": (_sizes, _from_links),
   "gru4rec": (_sizes, _from_counts),
-  "hybrid": (_sizes, _from_vectors),
+  "hybrid": (_sizes, _from_vectors_and_counts),
   "lightgcn": (_sizes, lambda module, cfg, of: module.assets(cfg, of.known)),
   "mf": (_sizes, _rating_mean),
   "p5": (_vocabulary_size, _from_words),

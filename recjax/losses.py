@@ -32,6 +32,11 @@ def total(values: Array, where: Array | None = None) -> Total:
   return jnp.where(weight != 0, values * weight, 0.0).sum(), weight.sum()
 
 
+def possible(score: Array, ids: Array, count: int) -> Array:
+  """`score` where its ids are of 0..count - 1, else NaN: indexing would learn the last row's."""
+  return jnp.where((ids >= 0) & (ids < count), score, jnp.nan)
+
+
 def softmax_xent(
   logits: Array,  # [..., I]
   labels: Array,  # [...] int

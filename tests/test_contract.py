@@ -190,6 +190,7 @@ EXAMPLES = {
   "bert4rec": whole,
   "gru4rec": whole,
   "sasrec": whole,
+  "tiger_lm": whole,
 }
 # name -> (before, events) -> what is asked, where it is not a history.
 ASKED = {"p5": asked_in_words}
@@ -205,6 +206,8 @@ DRAWS = {
 }
 # Those that compare a target with the batch's `candidates`, and draw nothing else.
 GIVEN = {"fism", "lightgcn", "mf", "neumf"}
+# Those that have a row of their own for each user.
+USERS = {"caser", "graphrec", "ials", "lightgcn", "mf", "neumf", "text_graph"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
   "fism": (150, 1e-2),
@@ -322,6 +325,40 @@ def test_rows_of_several_histories_are_kept_apart_or_refused(made):
   else:
     with pytest.raises(ValueError, match="several histories.*examples.sequences"):
       system.loss(params, assets, packed, jax.random.key(0))
+
+
+def test_items_and_users_beyond_the_table_are_not_learned_as_the_last(made):
+  name, system, assets, params, batch, learned = made
+  if system.loss is None or name == "p5":  # in words there is no such item
+    return
+  for column in ("next" if "next" in learned else "target", *(["user"] if name in USERS else [])):
+    beyond = learned | {column: jnp.where(learned[column] == PAD, PAD, 9_999)}
+    assert np.isnan(system.loss(params, assets, beyond, jax.random.key(0)).sum), column
+
+
+def test_a_user_beyond_the_table_is_unknown(made):
+  name, system, assets, params, batch, learned = made
+  if name not in USERS:
+    return
+  for answer in (system.score, system.embed):
+    if answer is not None:
+      found = [
+        answer(params, assets, question(batch) | {"user": jnp.full_like(batch["user"], user)})
+        for user in (PAD, 9_999, -1)
+      ]
+      np.testing.assert_array_equal(found[0], found[1])
+      np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_it_answers_outside_jit_and_inside(made):
+  name, system, assets, params, batch, learned = made
+  if system.fit is None:
+    return
+  plain = SYSTEMS[name].make(SETUPS.get(name, plain_setup)(SYSTEMS[name])[0])
+  fitted = plain.fit(assets, log().train)
+  eager = plain.recommend(fitted, assets, question(batch), k=5)
+  closed = jax.jit(lambda asked: plain.recommend(fitted, assets, asked, k=5))(question(batch))
+  np.testing.assert_array_equal(eager.ids, closed.ids)
 
 
 @pytest.mark.parametrize("extra", [1, 3])

@@ -158,6 +158,8 @@ def other(key: Key, target: Array, n: int, num_items: int) -> Array:
   Items that the user met may be among them, as in the samplers of most published code;
   `draws.beside` draws without them, on the host.
   """
+  if num_items < 3:
+    raise ValueError(f"of {num_items - 1} items none is left to draw beside a target")
   drawn = jax.random.randint(key, (*target.shape, n), PAD + 1, num_items - 1)
   return drawn + (drawn >= jnp.maximum(target, PAD + 1)[..., None])
 

@@ -88,6 +88,7 @@ def make(cfg: Config) -> System:
     inside = jnp.zeros((len(met), cfg.num_items), bool).at[rows, met].set(True).at[:, PAD].set(True)
     free = ~jnp.take_along_axis(inside[:, None], drawn, axis=2)  # [B, R, N]
     positive = params["bias"][target] + (user * params["q"][target]).sum(-1)
+    positive = losses.possible(positive, target, cfg.num_items)
     negative = params["bias"][drawn] + jnp.einsum("brd,brnd->brn", user, params["q"][drawn])
     # Nothing is learned of an item that is alone in its set.
     where = (target != PAD) & (count[:, None] > own) & (batch["weight"] > 0)[:, None]

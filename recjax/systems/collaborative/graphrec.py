@@ -32,7 +32,7 @@ from recjax import losses
 from recjax.data.interactions import Interactions, Links
 from recjax.decode import topk
 from recjax.nn.dropout import Dropout
-from recjax.types import PAD, Array, Assets, Loss, System
+from recjax.types import PAD, Array, Assets, Loss, System, known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +172,7 @@ def make(cfg: Config) -> System:
 
   def rate(params, assets, user, items):
     """Ratings [B, C] of the users [B] and items [B, C]."""
+    user = known(user, cfg.num_users)
     pairs = jnp.repeat(user, items.shape[1]), items.reshape(-1)
     predicted = model.apply({"params": params}, assets, *pairs, train=False)
     return assets["mean"] + predicted.reshape(items.shape)

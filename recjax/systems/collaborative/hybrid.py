@@ -8,8 +8,8 @@ on prefixes; with one negative that is BPR.
 
 Unlike the paper: no features of the user but the history, one layer, uniform negatives. An id is
 left out of an item now and then (DropoutNet, Volkovs et al., NeurIPS 2017), so that the text alone
-learns to stand for the item, as it must for new ones. A user of empty history is the tower's bias,
-which has learned what users like in general.
+learns to stand for the item, as it does for those that nobody met (`assets` with counts). A user
+of empty history is the tower's bias, which has learned what users like in general.
 
 B batch, T history, D width, E width of a text vector, I items (PAD included), N negatives,
 K results.
@@ -30,7 +30,7 @@ from recjax.decode import topk
 from recjax.nn import linear
 from recjax.nn.dropout import Dropout
 from recjax.systems.collaborative import content
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Assets, Loss, System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,17 @@ class Config:
       )
 
 
-def assets(cfg: Config, vectors: np.ndarray) -> dict[str, Array]:
-  """The items' text vectors [I, E] at length one; zeros for PAD and for items without text."""
-  return {"vectors": jnp.asarray(content.unit(vectors, cfg.num_items))}
+def assets(cfg: Config, vectors: np.ndarray, counts: np.ndarray | None = None) -> dict[str, Array]:
+  """The items' text vectors [I, E] at length one; zeros for PAD and for items without text.
+
+  `counts` [I] are of the training events: an item without any is its text alone, for its id has
+  learned nothing but to be drawn.
+  """
+  met = np.ones(cfg.num_items) if counts is None else np.asarray(counts)
+  if met.shape != (cfg.num_items,):
+    raise ValueError(f"counts has shape {met.shape}, there are {cfg.num_items} items")
+  vectors = content.unit(vectors, cfg.num_items)
+  return {"vectors": jnp.asarray(vectors), "met": jnp.asarray(met > 0)}
 
 
 class Items(nn.Module):
@@ -60,12 +68,13 @@ class Items(nn.Module):
   cfg: Config
 
   @nn.compact
-  def __call__(self, ids: Array, vectors: Array, *, train: bool) -> Array:
+  def __call__(self, ids: Array, assets: Assets, *, train: bool) -> Array:
     cfg = self.cfg
     own = nn.Embed(cfg.num_items, cfg.dim, embedding_init=nn.initializers.normal(0.05), name="ids")
     text = nn.Dense(cfg.dim, use_bias=False, dot_general=linear.dot_general, name="text")
-    there = Dropout(cfg.id_dropout)(jnp.ones((*ids.shape, 1)), train=train)
-    return own(ids) * there + text(vectors[ids])
+    there = assets["met"][ids][..., None].astype(jnp.float32)
+    there = Dropout(cfg.id_dropout)(there, train=train)
+    return own(ids) * there + text(assets["vectors"][ids])
 
 
 class Towers(nn.Module):
@@ -76,32 +85,32 @@ class Towers(nn.Module):
     self.age = self.param("age", nn.initializers.zeros, (self.cfg.max_len,))
     self.out, self.drop = nn.Dense(self.cfg.dim), Dropout(self.cfg.dropout)
 
-  def user(self, history: Array, vectors: Array, *, train: bool) -> Array:
+  def user(self, history: Array, assets: Assets, *, train: bool) -> Array:
     """[B, D]"""
     age = np.minimum(np.arange(history.shape[1])[::-1], self.cfg.max_len - 1)
     weight = jax.nn.softmax(self.age)[age][None] * (history != PAD)  # [B, T]
     weight /= jnp.maximum(weight.sum(1, keepdims=True), 1e-12)
-    read = self.read(history, vectors, train=train)
+    read = self.read(history, assets, train=train)
     return self.out(self.drop(jnp.einsum("bt,btd->bd", weight, read), train=train))
 
-  def item(self, ids: Array, vectors: Array, *, train: bool) -> Array:
-    return self.items(ids, vectors, train=train)
+  def item(self, ids: Array, assets: Assets, *, train: bool) -> Array:
+    return self.items(ids, assets, train=train)
 
-  def __call__(self, history: Array, vectors: Array) -> Array:  # visits every parameter, for init
-    items = self.item(history, vectors, train=False)
-    return self.user(history, vectors, train=False) + items.sum(1)
+  def __call__(self, history: Array, assets: Assets) -> Array:  # visits every parameter, for init
+    items = self.item(history, assets, train=False)
+    return self.user(history, assets, train=False) + items.sum(1)
 
 
 def make(cfg: Config) -> System:
   model = Towers(cfg)
 
   def init(key, assets, batch):
-    return model.init(key, batch["history"], assets["vectors"])["params"]
+    return model.init(key, batch["history"], assets)["params"]
 
   def apply(params, assets, ids, method, key=None):
     rngs = None if key is None else {"dropout": key}
     return model.apply(
-      {"params": params}, ids, assets["vectors"], train=key is not None, rngs=rngs, method=method
+      {"params": params}, ids, assets, train=key is not None, rngs=rngs, method=method
     )
 
   def loss(params, assets, batch, key):

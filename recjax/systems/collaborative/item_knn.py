@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from recjax.decode import topk
@@ -44,7 +45,8 @@ def make(cfg: Config) -> System:
     ids, sims = neighbours.most_similar(
       weighted.matrix, cfg.neighbours, unit=how.unit, shrink=cfg.shrink
     )
-    return {"ids": ids, "sims": sims, "fallback": neighbours.fallback(met)}
+    found = {"ids": ids, "sims": sims, "fallback": neighbours.fallback(met)}
+    return jax.tree.map(jnp.asarray, found)
 
   def every(params, batch):
     history = batch["history"]

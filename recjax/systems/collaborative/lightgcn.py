@@ -107,12 +107,15 @@ def make(cfg: Config) -> System:
       met = jnp.where(linked, met, items[target])  # of a user whom the graph does not know
       query = users[user] / cfg.temperature
       some = jax.nn.logsumexp(query @ items[PAD + 1 :].T, axis=1)
-      total, weight = losses.total(some - (query * met).sum(-1), where)
+      own = losses.possible((query * met).sum(-1), target, cfg.num_items)
+      own = losses.possible(own, user, cfg.num_users)
+      total, weight = losses.total(some - own, where)
     else:
       name, drawn = "bpr", batch.get("candidates")
       if drawn is None:
         drawn = negatives.other(key, target, 1, cfg.num_items)  # [B, N]
-      positive = (users[user] * items[target]).sum(-1)  # [B]
+      positive = losses.possible((users[user] * items[target]).sum(-1), target, cfg.num_items)
+      positive = losses.possible(positive, user, cfg.num_users)  # [B]
       negative = (users[user][:, None] * items[drawn]).sum(-1)  # [B, N]
       total, weight = losses.bpr(positive, negative, where, negatives_where=drawn != PAD)
       squares += jnp.square(params["items"][drawn]).sum(-1).sum(-1, where=drawn != PAD)
@@ -130,7 +133,7 @@ def make(cfg: Config) -> System:
     return topk.rank(every(params, assets, batch), batch, k=k)
 
   def embed(params, assets, batch):
-    return tables(params, assets)[0][batch["user"]]
+    return tables(params, assets)[0][known(batch["user"], cfg.num_users)]
 
   return System(init, loss, recommend=recommend, score=score, embed=embed, index=index)
 

@@ -81,7 +81,7 @@ def make(cfg: Config) -> System:
         "place": np.arange(max(distinct.max(initial=1), 1), dtype=np.int32),
       }
       params[f"order_{n}"] = {name: _at_least_one(column) for name, column in table.items()}
-    return params
+    return jax.tree.map(jnp.asarray, params)
 
   def every(params, batch):
     history = batch["history"]

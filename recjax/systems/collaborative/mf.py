@@ -71,7 +71,10 @@ def make(cfg: Config) -> System:
   def loss(params, assets, batch, key):
     user, target = batch["user"], batch["target"]
     where = (target != PAD) & (batch["weight"] > 0)
-    positive = of(params, assets, user, target[:, None])[:, 0]
+    positive = losses.possible(
+      of(params, assets, user, target[:, None])[:, 0], target, cfg.num_items
+    )
+    positive = losses.possible(positive, user, cfg.num_users)
     rows = target[:, None]  # [B, N] the items that the penalty falls on
     if "ratings" in batch:
       if not assets:

@@ -1,7 +1,8 @@
 """Two systems mixed by their scores (a weighted hybrid: Burke, UMUAI 2002), weighed on validation.
 
 Scores of different kinds are made alike first: each user's scores over the catalogue get mean 0
-and spread 1. The mixed system has the parameters and assets of both, and the weight of the second.
+and spread 1. What either cannot score is not recommended. The mixed system has the parameters and
+assets of both, and the weight of the second.
 
 B batch, I items (PAD included).
 """
@@ -35,7 +36,10 @@ def mix(first: System, second: System) -> System:
   def every(params, assets, batch):
     whole = {name: column for name, column in batch.items() if name != "candidates"}
     a, b = (_alike(s.score(params[n], assets[n], whole)) for n, s in systems.items())
-    return (1 - params["weight"]) * a + params["weight"] * b
+    width = max(a.shape[1], b.shape[1])  # some have room for items to come
+    a, b = (_widened(x, width) for x in (a, b))
+    there = jnp.isfinite(a) & jnp.isfinite(b)
+    return jnp.where(there, (1 - params["weight"]) * a + params["weight"] * b, -jnp.inf)
 
   def score(params, assets, batch):
     return topk.scores(every(params, assets, batch), batch)
@@ -74,8 +78,14 @@ def fit_weight(
 
 
 def _alike(scores: Array) -> Array:
-  """[B, I] with mean 0 and spread 1 over each row's items; PAD stays out."""
+  """[B, I] with mean 0 and spread 1 over each row's finite scores; PAD stays out."""
   items = scores[:, PAD + 1 :]
-  items = items - items.mean(1, keepdims=True)
-  spread = jnp.sqrt(jnp.square(items).mean(1, keepdims=True))
+  there = jnp.isfinite(items)
+  count = jnp.maximum(there.sum(1, keepdims=True), 1)
+  items = items - jnp.where(there, items, 0).sum(1, keepdims=True) / count
+  spread = jnp.sqrt(jnp.where(there, jnp.square(items), 0).sum(1, keepdims=True) / count)
   return jnp.pad(items / jnp.maximum(spread, 1e-6), ((0, 0), (1, 0)))
+
+
+def _widened(scores: Array, width: int) -> Array:
+  return jnp.pad(scores, ((0, 0), (0, width - scores.shape[1])), constant_values=-jnp.inf)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from recjax import losses
 from recjax.data import negatives
 from recjax.decode import topk
-from recjax.types import PAD, Array, Key, Loss, Params, System
+from recjax.types import PAD, Array, Key, Loss, Params, System, known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,11 +168,12 @@ def _system(cfg: Config, model: NeuMF) -> System:
   def every(params, batch):
     items = jnp.arange(cfg.num_items)[None]
     # User by user: the tower's layers of a whole batch and catalogue would not fit.
-    return jax.lax.map(lambda user: logits(params, user[None], items)[0], batch["user"])
+    users = known(batch["user"], cfg.num_users)
+    return jax.lax.map(lambda user: logits(params, user[None], items)[0], users)
 
   def score(params, assets, batch):
     if "candidates" in batch:
-      return logits(params, batch["user"], batch["candidates"])
+      return logits(params, known(batch["user"], cfg.num_users), batch["candidates"])
     return topk.scores(every(params, batch), batch)
 
   def recommend(params, assets, batch, *, k, key=None):

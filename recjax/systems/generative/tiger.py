@@ -31,7 +31,7 @@ import numpy as np
 from recjax import losses
 from recjax.decode import beam, exact, trie
 from recjax.nn import attention, t5
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Loss, System, known
 
 START = PAD  # the decoder's first input, as in T5
 SOFTMAXES = ("vocabulary", "level", "children")
@@ -82,6 +82,12 @@ class Config:
     )
 
 
+def user_token(cfg, user: Array) -> Array:
+  """The hashed token [B] of each user; of one who is unknown none, PAD."""
+  token = 1 + sum(cfg.levels) + user % cfg.user_buckets
+  return jnp.where(user == PAD, PAD, token).astype(jnp.int32)
+
+
 def check_softmax(name: str) -> None:
   if name not in SOFTMAXES:
     raise ValueError(f"softmax is one of {', '.join(SOFTMAXES)}, not {name!r}")
@@ -92,6 +98,9 @@ def assets(
 ) -> Mapping[str, Array | trie.Trie]:
   """What the system reads of the catalogue, from codes [I, L]; row PAD is ignored."""
   codes = np.asarray(codes)
+  if not np.issubdtype(codes.dtype, np.integer):
+    raise ValueError(f"codes are whole numbers, not {codes.dtype}")
+  codes = codes.astype(np.int64)  # beyond what a small type of storage counts to
   if codes.ndim != 2 or codes.shape[1] != len(cfg.levels):
     raise ValueError(f"codes of shape {codes.shape} are not of {len(cfg.levels)} levels")
   beyond = codes[1:].max(0, initial=0) >= np.array(cfg.levels)
@@ -126,7 +135,8 @@ def _siblings(codes: np.ndarray, levels: tuple[int, ...]) -> dict[str, Array]:
 
 def code_loss(cfg, logits: Array, assets, target: Array, where: Array) -> Loss:
   """Of logits [B, N, L, V] for the items `target` [B, N], those in `where` [B, N]."""
-  tokens = assets["tokens"][target]
+  tokens = assets["tokens"][known(target, len(assets["tokens"]))]
+  tokens = jnp.where((tokens == PAD) & (target != PAD)[..., None], -1, tokens)  # not there: NaN
   if cfg.softmax == "vocabulary":
     where = jnp.broadcast_to(where[..., None], tokens.shape)
     return Loss(*losses.softmax_xent(logits, tokens, where))
@@ -163,7 +173,6 @@ def searched(cfg, step):
 
 def make(cfg: Config) -> System:
   length = len(cfg.levels)
-  first_user = 1 + sum(cfg.levels)
 
   def same_history(batch):
     """[B, 1, S, S] which tokens are of one history, where a row holds several."""
@@ -181,8 +190,8 @@ def make(cfg: Config) -> System:
     item = np.repeat(1 + np.arange(history.shape[1]), length)
     place = np.arange(tokens.shape[1])
     if cfg.user_buckets:
-      user = first_user + batch["user"] % cfg.user_buckets
-      tokens = jnp.concatenate([user[:, None].astype(jnp.int32), tokens], axis=1)
+      user = user_token(cfg, batch["user"])
+      tokens = jnp.concatenate([user[:, None], tokens], axis=1)
       # The user is equally far from every item, however much padding stands between.
       item, place = np.append(0, item), np.append(-cfg.t5.max_distance, place)
     mask = tokens != PAD  # [B, S]

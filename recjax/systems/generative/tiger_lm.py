@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from recjax.decode import beam, exact
 from recjax.nn import causal, t5
 from recjax.systems.generative import tiger
-from recjax.types import PAD, System
+from recjax.types import PAD, System, unpacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +59,13 @@ SERVED = tiger.SERVED
 
 def make(cfg: Config) -> System:
   length = len(cfg.levels)
-  first_user = 1 + sum(cfg.levels)
 
   def read(assets, batch):
-    """Tokens [B, U + T L], U 1 with a user token, and which are real."""
+    """Tokens [B, U + T L], U 1 with a user token; the last is read even where it is PAD."""
     tokens = assets["tokens"][batch["history"]].reshape(len(batch["history"]), -1)
     if not cfg.user_buckets:
       return tokens
-    user = first_user + batch["user"] % cfg.user_buckets
+    user = tiger.user_token(cfg, batch["user"])
     # Beside the first item, however much padding stands before it.
     at = jnp.argmax(jnp.pad(tokens, ((0, 0), (0, 1)), constant_values=1) != PAD, axis=1)
     tokens = jnp.pad(tokens, ((0, 0), (1, 0)))
@@ -76,11 +75,13 @@ def make(cfg: Config) -> System:
     return causal.init(key, cfg.t5)
 
   def loss(params, assets, batch, key):
+    unpacked(batch)
     before = read(assets, batch)
     target = batch["next"] if "next" in batch else batch["target"][:, None]  # [B, N]
     answers = assets["tokens"][target]  # [B, N, L]
     tokens = jnp.concatenate([before, answers[:, -1, :-1]], axis=1)
-    found = causal.logits(params, cfg.t5, tokens, mask=tokens != PAD, key=key)
+    mask = (tokens != PAD).at[:, before.shape[1] - 1].set(True)  # what a search begins with
+    found = causal.logits(params, cfg.t5, tokens, mask=mask, key=key)
     found = found[:, -target.shape[1] * length :].reshape(*answers.shape, -1)  # [B, N, L, V]
     where = (target != PAD) & (batch["weight"] > 0)[:, None]
     return tiger.code_loss(cfg, found, assets, target, where)

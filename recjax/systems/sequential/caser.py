@@ -23,7 +23,7 @@ from recjax import losses
 from recjax.data import negatives
 from recjax.decode import topk
 from recjax.nn.dropout import Dropout
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Loss, System, known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Caser(nn.Module):
     found.append(jnp.einsum("bld,ln->bnd", image, down).reshape(len(window), -1))
     x = Dropout(cfg.dropout)(jnp.concatenate(found, axis=1), train=train)
     x = jax.nn.relu(nn.Dense(cfg.dim, name="dense")(x))
-    return jnp.concatenate([x, users[user]], axis=1)
+    return jnp.concatenate([x, users[known(user, cfg.num_users)]], axis=1)
 
 
 def make(cfg: Config) -> System:
@@ -83,12 +83,14 @@ def make(cfg: Config) -> System:
     target, table, bias = batch["target"], params["output"], params["bias"]
     where = (target != PAD) & (batch["weight"] > 0)
     x = states(params, batch, dropout_key)  # [B, 2 D]
+    x = losses.possible(x, batch["user"][:, None], cfg.num_users)
     if not cfg.negatives and "candidates" not in batch:
       return Loss(*losses.linear_softmax_xent(x, table[1:], target - 1, where, bias=bias[1:]))
     others = batch.get("candidates")  # [B, N]
     if others is None:
       others = negatives.other(key, target, cfg.negatives, cfg.num_items)
     positive = (x * table[target]).sum(-1) + bias[target]
+    positive = losses.possible(positive, target, cfg.num_items)
     negative = jnp.einsum("bd,bnd->bn", x, table[others]) + bias[others]
     # Generalised BCE with t = 0 is the plain one.
     how = {"num_items": cfg.num_items - 2, "t": 0.0, "negatives_where": others != PAD}

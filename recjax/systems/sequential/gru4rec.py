@@ -109,6 +109,7 @@ def make(cfg: Config) -> System:
     others = jnp.where(where[:, -1], target[:, -1], PAD)  # [B], a row's last place is real
     others = jnp.concatenate([others, _sample(cfg, assets, key)])  # [N]
     positive = (x * items[target]).sum(-1) + bias[target]  # [B, T]
+    positive = losses.possible(positive, target, cfg.num_items)
     negatives = x @ items[others].T + bias[others][None, None]  # [B, T, N]
     keep = (others != PAD)[None, None] & (others[None, None] != target[..., None])
     # A row's own last target, at an earlier place an item yet to come, is no negative of the row.

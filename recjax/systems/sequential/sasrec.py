@@ -114,6 +114,7 @@ def make(cfg: Config) -> System:
       return Loss(*losses.linear_softmax_xent(x, table[1:], target - 1, where))
     others = _negatives(cfg, batch, key)  # [B, T or 1, N]
     positive = jnp.einsum("btd,btd->bt", x, table[target])
+    positive = losses.possible(positive, target, cfg.num_items)
     if others.shape[1] == 1:
       logits = jnp.einsum("btd,bnd->btn", x, table[others[:, 0]])
     else:
