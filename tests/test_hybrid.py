@@ -101,6 +101,23 @@ def test_left_out_ids_leave_the_texts_alone():
   assert not np.allclose(*(system.score(p, assets, batch()) for p in (params, other)))
 
 
+def test_an_item_that_nobody_met_is_its_text_alone():
+  cfg = hybrid.Config(num_items=ITEMS, dim=16, max_len=4, dropout=0.0, id_dropout=0.0)
+  system, _, params = started(cfg)
+  counts = np.bincount(events().item, minlength=ITEMS)
+  assets = hybrid.assets(cfg, vectors(), counts)
+  other = jax.tree.map(jnp.copy, params)
+  for name in ("items", "read"):
+    other[name]["ids"]["embedding"] = other[name]["ids"]["embedding"].at[37:].add(1.0)
+  asked = {"history": jnp.array([[1, 38, 2], [3, 4, 37]])}
+  scores = [system.score(p, assets, asked) for p in (params, other)]
+  np.testing.assert_array_equal(*scores)
+  told = [system.score(p, hybrid.assets(cfg, vectors()), asked) for p in (params, other)]
+  assert not np.allclose(*told)
+  with pytest.raises(ValueError, match=r"counts has shape \(3,\), there are 41 items"):
+    hybrid.assets(cfg, vectors(), counts[:3])
+
+
 @pytest.fixture(scope="module")
 def trained():
   system, assets, _ = started()
@@ -157,6 +174,23 @@ def test_a_mix_adds_scores_of_mean_0_and_spread_1():
   some = asked | {"candidates": jnp.array([[3, 9], [4, 4]])}
   few = mixing.mix(first, second).score(params | {"weight": 0.3}, assets, some)
   np.testing.assert_allclose(few, jnp.take_along_axis(got, some["candidates"], 1), atol=1e-5)
+
+
+def test_what_one_part_cannot_score_is_left_out_and_spoils_nothing():
+  first, second, params, assets = parts()
+  asked = {"history": jnp.array([[0, 1, 5], [2, 3, 4]]), "user": jnp.array([1, 2])}
+  wanted = mixing.mix(first, second).score(params | {"weight": 0.3}, assets, asked)
+
+  def score(params, assets, batch):  # with room for five items to come
+    return jnp.pad(first.score(params, assets, batch), ((0, 0), (0, 5)), constant_values=-jnp.inf)
+
+  system = mixing.mix(first._replace(score=score), second)
+  got = system.score(params | {"weight": 0.3}, assets, asked)
+  np.testing.assert_allclose(got[:, :ITEMS], wanted, atol=1e-5)
+  assert (got[:, ITEMS:] == -np.inf).all()
+  for weight in (0.0, 1.0):
+    ids = system.recommend(params | {"weight": weight}, assets, asked, k=ITEMS + 4).ids
+    assert set(np.unique(ids)) == set(range(ITEMS))  # every item, and PAD in the places left
 
 
 def test_the_weight_is_the_one_of_the_greatest_ndcg():

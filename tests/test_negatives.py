@@ -223,3 +223,8 @@ def test_impression_negatives_of_rows_that_were_taken_from_a_larger_table():
   )
   out = negatives.impression(np.random.default_rng(1), part, np.array([0, 1]), 1)
   np.testing.assert_array_equal(out, [[3], [5]])
+
+
+def test_of_one_item_nothing_is_left_to_draw():
+  with pytest.raises(ValueError, match="of 1 items none is left"):
+    negatives.other(jax.random.key(0), np.array([1]), 3, 2)

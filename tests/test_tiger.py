@@ -137,6 +137,31 @@ def test_the_score_of_a_target_is_what_the_loss_says(causal):
   np.testing.assert_allclose(-jnp.where(batch["weight"] > 0, scores, 0).sum(), lost, rtol=1e-4)
 
 
+def test_an_empty_history_is_scored_as_it_was_learned(causal):
+  (system, assets), batch = causal, unpacked(packed_batch())
+  batch |= {"history": batch["history"].at[0].set(0), "user": batch["user"].at[0].set(0)}
+  params = system.init(jax.random.key(0), assets, batch)
+  only = batch | {"weight": jnp.zeros(len(batch["weight"])).at[0].set(1)}
+  lost = system.loss(params, assets, only, jax.random.key(1)).sum
+  question = {"user": batch["user"], "history": batch["history"]}
+  scores = system.score(params, assets, question | {"candidates": batch["target"][:, None]})
+  np.testing.assert_allclose(-scores[0, 0], lost, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tiger", "lm_users"])
+def test_an_unknown_user_is_no_bucket(name):
+  module, cfg = CAUSAL[name]
+  cfg = dataclasses.replace(cfg, softmax="level")  # the table is the head's too: of codes alone
+  system, assets, batch = module.make(cfg), module.assets(cfg, codes()), unpacked(packed_batch())
+  params = system.init(jax.random.key(0), assets, batch)
+  other = jax.tree.map(jnp.copy, params)
+  other["embed"]["embedding"] = other["embed"]["embedding"].at[-cfg.user_buckets :].add(1.0)
+  for user, same in ((0, True), (5, False), (3, False)):
+    asked = {"user": jnp.full_like(batch["user"], user), "history": batch["history"]}
+    scores = (system.score(p, assets, asked)[:, 1:ITEMS] for p in (params, other))
+    assert np.allclose(*scores) == same
+
+
 def test_no_target_sees_what_comes_after_it(causal):
   (system, assets), batch = causal, packed_batch()
   params = system.init(jax.random.key(0), assets, batch)
@@ -166,6 +191,12 @@ def test_codes_that_do_not_fit_the_levels_are_named():
     tiger.assets(CFG, codes()[:, :2])
   with pytest.raises(ValueError, match=r"below \(4, 4, 3\) level by level"):
     tiger.assets(CFG, codes() + np.array([0, 0, 1]))
+  with pytest.raises(ValueError, match="whole numbers, not float64"):
+    tiger.assets(CFG, codes() * 1.0)
+  wide = dataclasses.replace(CFG, levels=(256, 256))
+  full = np.array([[0, 0], [255, 3], [7, 255]])
+  small = tiger.assets(wide, full.astype(np.uint8))["tokens"]
+  np.testing.assert_array_equal(small[1:3], [[256, 260], [8, 512]])
   twice = codes()
   twice[5] = twice[9]
   with pytest.raises(ValueError, match="have the same codes"):
