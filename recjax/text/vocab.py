@@ -181,14 +181,13 @@ def sentencepieces(path: str | os.PathLike) -> SentencePieces:
     raise DataError(f"cannot be read: {error.strerror}", path=path, remedy=remedy) from None
   except RuntimeError:  # the library's own words speak of its source files
     raise DataError("not a SentencePiece model", path=path, remedy=remedy) from None
+  train = "Train with pad_id=0, eos_id=1, unk_id=2."
   for name in ("pad", "eos", "unk"):
     if getattr(vocab, name) < 0:
-      raise DataError(
-        f"the model has no {name} id", path=path, remedy="Train with pad_id=0, eos_id=1, unk_id=2."
-      )
+      raise DataError(f"the model has no {name} id", path=path, remedy=train)
   if vocab.pad != PAD:
     raise DataError(
-      f"the model pads with {vocab.pad}, models here with {PAD}", path=path, remedy="See T5's."
+      f"the model pads with {vocab.pad}, models here with {PAD}", path=path, remedy=train
     )
   one, two = vocab.encode(["a", "a a"], eos=False)
   if two.tolist() != [*one, *one]:
