@@ -45,10 +45,10 @@ def make(cfg: Config) -> System:
     ids, sims = neighbours.most_similar(
       weighted.matrix, cfg.neighbours, unit=how.unit, shrink=cfg.shrink
     )
-    found = {"ids": ids, "sims": sims, "fallback": neighbours.fallback(met)}
-    return jax.tree.map(jnp.asarray, found)
+    return {"ids": ids, "sims": sims, "fallback": neighbours.fallback(met)}
 
   def every(params, batch):
+    params = jax.tree.map(jnp.asarray, params)  # as fitted they are NumPy's
     history = batch["history"]
     near = params["ids"][history].reshape(len(history), -1)  # [B, T * M]
     sims = jnp.where((history != PAD)[..., None], params["sims"][history], 0)

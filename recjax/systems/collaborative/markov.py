@@ -81,9 +81,10 @@ def make(cfg: Config) -> System:
         "place": np.arange(max(distinct.max(initial=1), 1), dtype=np.int32),
       }
       params[f"order_{n}"] = {name: _at_least_one(column) for name, column in table.items()}
-    return jax.tree.map(jnp.asarray, params)
+    return params
 
   def every(params, batch):
+    params = jax.tree.map(jnp.asarray, params)  # as fitted they are NumPy's
     history = batch["history"]
     rows = jnp.arange(len(history))[:, None]
     p = jnp.broadcast_to(params["popularity"][None], (len(history), cfg.num_items))
