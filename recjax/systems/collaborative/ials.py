@@ -4,6 +4,9 @@ Rendle et al. (RecSys 2022), https://arxiv.org/abs/2110.14037.
 Every user-item pair counts: what a user met should score 1, all else 0 with a small weight. With
 one side fixed, each row of the other is a least-squares problem of its own, solved exactly; the
 pairs that did not meet enter through one D x D Gram matrix, so a sweep costs what the events cost.
+All of it is done in the basis of that matrix's eigenvectors, where it is a diagonal: a row that met
+fewer than D is then a system of as many equations as it met, for (S + Y'Y)^-1 Y' = S^-1 Y' (1 + Y
+S^-1 Y')^-1.
 
   sum over met (1 - x.y)^2 + unobserved * sum over the others (x.y)^2
     + penalty * sum over rows (count + unobserved * rows of the other side)^exponent |row|^2
@@ -20,6 +23,7 @@ chunk that met most, R rows of a chunk.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,20 +55,35 @@ def make(cfg: Config) -> System:
   if cfg.penalty <= 0:
     raise ValueError(f"penalty must be above 0, or rows may have no one solution: {cfg.penalty}")
 
-  def solve(other, gram, met, rows):
-    """Rows [R, D] that met `met` [R, W] of `other`; `rows` is how many the other side has."""
-    y = other[met]  # [R, W, D]; the row PAD is 0 and adds nothing
+  def solve(y, gram, met, rows):
+    """Rows [R, D] that met `met` [R, W], of vectors y [R, W, D] (PAD's is 0 and adds nothing).
+
+    y and what is found are in the basis where the other side's Gram matrix is the diagonal `gram`
+    [D]; `rows` is how many the other side has.
+    """
     count = (met != PAD).sum(1).astype(jnp.float32)
     ridge = cfg.penalty * (count + cfg.unobserved * rows) ** cfg.exponent
-    matrix = cfg.unobserved * gram[None] + ridge[:, None, None] * jnp.eye(cfg.dim)[None]
-    matrix += (1 - cfg.unobserved) * jnp.swapaxes(y, 1, 2) @ y
-    factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
-    solved = jax.scipy.linalg.cho_solve(factor, y.sum(1)[..., None])[..., 0]
+    scale = cfg.unobserved * gram[None] + ridge[:, None]  # [R, D]
+    share = 1 - cfg.unobserved
+    if y.shape[1] < cfg.dim:
+      z = y / jnp.sqrt(scale)[:, None]
+      matrix = share * z @ jnp.swapaxes(z, 1, 2)  # [R, W, W]
+      one = jnp.ones(y.shape[:2])
+      weights = _solved(matrix, one, one)
+      solved = (jnp.swapaxes(y, 1, 2) @ weights[..., None])[..., 0] / scale
+    else:
+      solved = _solved(share * jnp.swapaxes(y, 1, 2) @ y, scale, y.sum(1))
     return jnp.where(count[:, None] > 0, solved, 0.0)  # met nothing: exactly 0
 
   @jax.jit
+  def turned(table):
+    """(table in the basis of its Gram matrix's eigenvectors, their values [D], the basis [D, D])"""
+    gram, basis = jnp.linalg.eigh(table.T @ table)
+    return table @ basis, jnp.maximum(gram, 0), basis
+
+  @functools.partial(jax.jit, donate_argnums=0)  # or each chunk would copy the table
   def update(own, other, gram, ids, met, rows):
-    return own.at[ids].set(solve(other, gram, met, rows), mode="drop")
+    return own.at[ids].set(solve(other[met], gram, met, rows), mode="drop")
 
   def fit(assets, interactions):
     """Both sides in turn, the users last, so that a user's vector is what its history solves to."""
@@ -77,16 +96,19 @@ def make(cfg: Config) -> System:
     users = scale * jax.random.normal(jax.random.key(cfg.seed), (x.num_users, cfg.dim))
     someone = np.diff(met.indptr)[:, None] > 0  # a row that met nothing is 0 from the start
     params = {"users": jnp.where(someone, users, 0), "items": jnp.zeros((cfg.num_items, cfg.dim))}
-    gram = jax.jit(lambda table: table.T @ table)
     for _ in range(cfg.sweeps):
       for own, other in (("items", "users"), ("users", "items")):
-        table, squares = params[other], gram(params[other])
+        table, gram, basis = turned(params[other])
+        found = params[own]  # each of its rows that met something is set
         for ids, rows in sides[own]:
-          params[own] = update(params[own], table, squares, ids, rows, len(table) - 1)
-    return {**params, "gram": gram(params["items"])}
+          found = update(found, table, gram, ids, rows, len(table) - 1)
+        params[own] = found @ basis.T
+    return {**params, "gram": gram, "basis": basis}  # of the items
 
   def folded(params, batch):
-    return solve(params["items"], params["gram"], _once(batch["history"]), cfg.num_items - 1)
+    met = _once(batch["history"])
+    y = params["items"][met] @ params["basis"]
+    return solve(y, params["gram"], met, cfg.num_items - 1) @ params["basis"].T
 
   def embed(params, assets, batch):
     if "user" not in batch:
@@ -110,6 +132,13 @@ def make(cfg: Config) -> System:
     return topk.rank(every(params, assets, batch), batch, k=k)
 
   return System(fit=fit, score=score, recommend=recommend, embed=embed)
+
+
+def _solved(matrix, diagonal, right):
+  """x [R, N] of (matrix + diagonal) x = right; matrix [R, N, N], diagonal [R, N]."""
+  matrix += diagonal[..., None] * jnp.eye(matrix.shape[1])[None]
+  factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
+  return jax.scipy.linalg.cho_solve(factor, right[..., None])[..., 0]
 
 
 def _chunks(met: scipy.sparse.csr_array, dim: int):
