@@ -171,6 +171,7 @@ SETUPS = {
   "s3rec": attributes_setup,
   "bert4rec": sequential_setup,
   "caser": windowed_setup,
+  "cl4srec": sequential_setup,
   "gru4rec": recurrent_setup,
   "sasrec": sequential_setup,
   "tiger": tiger_setup,
@@ -188,6 +189,7 @@ EXAMPLES = {
   "fdsa": whole,
   "s3rec": whole,
   "bert4rec": whole,
+  "cl4srec": whole,
   "gru4rec": whole,
   "sasrec": whole,
   "tiger_lm": whole,
@@ -201,6 +203,7 @@ PADDED = {"history": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
 # Those whose loss draws something for each place, so that a wider batch draws another.
 DRAWS = {
   "bert4rec": "which places are masked is drawn over all of them",
+  "cl4srec": "which places are masked or shuffled is drawn over all of them",
   "fism": "negatives are drawn for each place, padded or not",
   "hybrid": "ids are left out at random, place by place",
 }
