@@ -61,6 +61,11 @@ def sequential_setup(module):
   return module.Config(num_items=ITEMS, max_len=MAX_LEN + 3, dim=32, ff=64, dropout=0.0), ()
 
 
+def correlated_setup(module):
+  cfg, _ = sequential_setup(module)
+  return cfg, module.assets(cfg, log().train)
+
+
 def recurrent_setup(module):
   return module.Config(num_items=ITEMS, dim=32, dropout=0.0), ()
 
@@ -172,6 +177,7 @@ SETUPS = {
   "bert4rec": sequential_setup,
   "caser": windowed_setup,
   "cl4srec": sequential_setup,
+  "coserec": correlated_setup,
   "gru4rec": recurrent_setup,
   "sasrec": sequential_setup,
   "tiger": tiger_setup,
@@ -190,6 +196,7 @@ EXAMPLES = {
   "s3rec": whole,
   "bert4rec": whole,
   "cl4srec": whole,
+  "coserec": whole,
   "gru4rec": whole,
   "sasrec": whole,
   "tiger_lm": whole,
@@ -204,6 +211,7 @@ PADDED = {"history": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
 DRAWS = {
   "bert4rec": "which places are masked is drawn over all of them",
   "cl4srec": "which places are masked or shuffled is drawn over all of them",
+  "coserec": "which places change is drawn over all of them",
   "fism": "negatives are drawn for each place, padded or not",
   "hybrid": "ids are left out at random, place by place",
 }

@@ -1,9 +1,10 @@
 """CoSeRec (Liu et al., 2021), https://arxiv.org/abs/2108.06479.
 
-CL4SRec with two augmentations that know which items go together: substitute puts in an item's place
-one that is correlated with it, insert puts one before it. Short histories, which a crop or a shuffle
-would leave with little, draw from substitute, insert and mask alone. Two items are correlated by the
-users who met both, a user of n items counting 1 / log(1 + n), over the root of how many met each.
+CL4SRec with two augmentations that know which items go together: substitute puts in an item's
+place one that is correlated with it, insert puts one before it. Short histories, which a crop or a
+shuffle would leave with little, draw from substitute, insert and mask alone. Two items are
+correlated by the users who met both, one of n items counting 1 / log(1 + n), over the root of the
+numbers that met each.
 
 The paper goes over to a hybrid when training has warmed up: the better of the item that co-occurs
 most and the one whose learned vector is nearest by product, each similarity put to 0..1. `assets`
