@@ -127,6 +127,10 @@ def _from_counts(module, cfg, of: Ingredients) -> Assets:
   return module.assets(cfg, np.bincount(of.known.item, minlength=cfg.num_items))
 
 
+def _from_events(module, cfg, of: Ingredients) -> Assets:
+  return module.assets(cfg, of.known)
+
+
 def _from_links(module, cfg, of: Ingredients) -> Assets:
   if of.raw.links is None:
     raise ValueError("the source has no links between users, which this system reads")
@@ -149,11 +153,12 @@ def _from_words(module, cfg, of: Ingredients) -> Assets:
 # name -> (sizes that the data gives, how the assets are made); the others read no assets
 _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., Assets]]] = {
   "content": (_sizes, _from_vectors),
+  "coserec": (_sizes, _from_events),
   "fdsa": (_attribute_sizes, _from_attributes),
   "graphrec": (_sizes, _from_links),
   "gru4rec": (_sizes, _from_counts),
   "hybrid": (_sizes, _from_vectors_and_counts),
-  "lightgcn": (_sizes, lambda module, cfg, of: module.assets(cfg, of.known)),
+  "lightgcn": (_sizes, _from_events),
   "mf": (_sizes, _rating_mean),
   "p5": (_vocabulary_size, _from_words),
   "s3rec": (_attribute_sizes, _from_attributes),

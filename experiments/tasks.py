@@ -159,6 +159,7 @@ EXAMPLES: dict[str, Callable[[Interactions, int], Examples] | None] = {
   "events": lambda train, max_len: examples.events(train),
   "users": lambda train, max_len: examples.events(train),  # drawn anew: see `drawn`
   "prefixes": lambda train, max_len: examples.prefixes(train),
+  "alike": lambda train, max_len: examples.prefixes(train),  # each beside one of the same target
   "sequences": lambda train, max_len: examples.sequences(train, max_len, stride=max_len),
   "rows": lambda train, max_len: examples.rows(train, max_len),
 }
@@ -297,7 +298,7 @@ def check_split(config: ml_collections.ConfigDict, split: splits.Split) -> None:
   remedy = "Check that --config.data.columns.user names who met the items, not a row or a visit."
   if TASKS[config.task].split is _next_item_split and not len(split.test):
     raise DataError("no user has three events, so none validates and none tests", remedy=remedy)
-  if config.examples in ("rows", "sequences", "prefixes"):
+  if config.examples in ("rows", "sequences", "prefixes", "alike"):
     start, stop = prepare.bounds(split.train)
     if not (stop - start > 1).any():
       raise DataError(
@@ -308,6 +309,8 @@ def check_split(config: ml_collections.ConfigDict, split: splits.Split) -> None:
 
 def drawn(name: str, cfg: settings.Data, train: Interactions) -> list[loader.Transform]:
   """What is drawn anew for each batch of these examples."""
+  if name == "alike":
+    return [draws.same_target(examples.prefixes(train))]
   if name != "users" and not cfg.negatives:
     return []
   positives = negatives.Positives.of(train)

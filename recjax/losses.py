@@ -353,6 +353,30 @@ def infonce(
   return softmax_xent(logits, jnp.arange(len(keys)), where)
 
 
+def nt_xent(
+  one: Array,  # [B, D]; row i of both is the same, seen twice
+  other: Array,  # [B, D]
+  where: Array | None = None,  # [B]; a row that does not count is nobody's negative either
+  *,
+  temperature: float,
+  collide: Array | None = None,  # [B, B], True where rows must not be each other's negatives
+) -> Total:
+  """NT-Xent (Chen et al., ICML 2020), by inner products: SimCLR gives vectors of length one.
+
+  Each of 2 B views has its row's other view for a positive and both views of all other rows for
+  negatives. It couples the rows of a batch as `infonce` does.
+  """
+  same = jnp.eye(len(one), dtype=bool)  # so that no view is its own negative
+  same = same if collide is None else same | collide
+  return infonce(
+    jnp.concatenate([one, other]),
+    jnp.concatenate([other, one]),
+    None if where is None else jnp.tile(where, 2),
+    temperature=temperature,
+    collide=jnp.tile(same, (2, 2)),
+  )
+
+
 def multiple_pairwise_ranking(
   close: Array,  # [B] similarity of a user's two nearer views
   middle: Array,  # [B, N] similarities with the user's augmented views

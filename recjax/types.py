@@ -26,6 +26,7 @@ Assets = Any
 #   user        [B]
 #   history     [B, T] oldest first, filled at the left
 #   next        [B, T] what follows each place of the history; segment [B, T]: histories of a row
+#   alike       [B, T] another user's history, before the same target
 #   target      [B], or [B, N] filled at the right; also the item that `ratings` [B] are of
 #   candidates  [B, C] to score or to learn from; labels [B, C], or [B] where they are classes
 #   allow, deny [B, N] items that alone, or never, are recommended

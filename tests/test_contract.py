@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import shop as shops
 
-from recjax.data import examples, interactions, loader, splits
+from recjax.data import draws, examples, interactions, loader, splits
 from recjax.systems import SYSTEMS
 from recjax.text import asked, indexing, instances, questions
 from recjax.text.prompts import Prompt
@@ -59,6 +59,11 @@ def attributes_setup(module):
 
 def sequential_setup(module):
   return module.Config(num_items=ITEMS, max_len=MAX_LEN + 3, dim=32, ff=64, dropout=0.0), ()
+
+
+def correlated_setup(module):
+  cfg, _ = sequential_setup(module)
+  return cfg, module.assets(cfg, log().train)
 
 
 def recurrent_setup(module):
@@ -171,6 +176,9 @@ SETUPS = {
   "s3rec": attributes_setup,
   "bert4rec": sequential_setup,
   "caser": windowed_setup,
+  "cl4srec": sequential_setup,
+  "coserec": correlated_setup,
+  "duorec": sequential_setup,
   "gru4rec": recurrent_setup,
   "sasrec": sequential_setup,
   "tiger": tiger_setup,
@@ -188,19 +196,25 @@ EXAMPLES = {
   "fdsa": whole,
   "s3rec": whole,
   "bert4rec": whole,
+  "cl4srec": whole,
+  "coserec": whole,
   "gru4rec": whole,
   "sasrec": whole,
   "tiger_lm": whole,
 }
+# name -> (examples) -> what is drawn anew for each batch of them.
+DRAWN = {"duorec": draws.same_target}
 # name -> (before, events) -> what is asked, where it is not a history.
 ASKED = {"p5": asked_in_words}
 # Those that answer ratings and nothing else; each has its own tests.
 RATERS = {"t5_rating"}
 # What a wider batch has more of, and on which side.
-PADDED = {"history": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
+PADDED = {"history": (3, 0), "alike": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
 # Those whose loss draws something for each place, so that a wider batch draws another.
 DRAWS = {
   "bert4rec": "which places are masked is drawn over all of them",
+  "cl4srec": "which places are masked or shuffled is drawn over all of them",
+  "coserec": "which places change is drawn over all of them",
   "fism": "negatives are drawn for each place, padded or not",
   "hybrid": "ids are left out at random, place by place",
 }
@@ -253,7 +267,8 @@ def made(request):
   split = log()
   one = mesh.make_mesh(devices=jax.devices()[:1])
   found = EXAMPLES.get(name, examples.prefixes)(split.train)
-  train = loader.Batches(found, 64, max_len=MAX_LEN, seed=0, epochs=None)
+  drawn = [DRAWN[name](found)] if name in DRAWN else []
+  train = loader.Batches(found, 64, max_len=MAX_LEN, seed=0, epochs=None, transforms=drawn)
   if system.fit is not None:
     params = loop.solve(system, assets, split.train, mesh=one).params
   else:

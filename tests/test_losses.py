@@ -1,6 +1,7 @@
 """Losses: hand arithmetic, independent references, and masks that nothing passes."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -270,6 +271,25 @@ def test_infonce_never_uses_a_masked_row_as_a_negative():
   chex.assert_trees_all_close(three, two, rtol=1e-6)
 
 
+def test_nt_xent_contrasts_each_view_with_both_views_of_all_other_rows():
+  rng = np.random.default_rng(0)
+  views = rng.normal(size=(2, 4, 3))
+  counts = np.array([True, True, False, True])
+  same = np.zeros((4, 4), bool)
+  same[0, 3] = same[3, 0] = True
+  wanted = 0.0
+  for v, row in itertools.product(range(2), np.flatnonzero(counts)):
+    logit = views @ views[v, row] / 0.5  # [2, 4]
+    others = counts & ~same[row] & (np.arange(4) != row)
+    logits = [logit[1 - v, row], *logit[:, others].ravel()]
+    assert len(logits) == 1 + 2 * (1 if row in (0, 3) else 2)
+    wanted += scipy.special.logsumexp(logits) - logits[0]
+  one, other = jnp.asarray(views, jnp.float32)
+  got = losses.nt_xent(one, other, jnp.array(counts), temperature=0.5, collide=jnp.array(same))
+  np.testing.assert_allclose(got[0], wanted, rtol=1e-5)
+  assert got[1] == 6
+
+
 def test_multiple_pairwise_ranking_takes_the_hardest_of_each_side():
   got = losses.multiple_pairwise_ranking(
     jnp.array([0.9]),
@@ -299,6 +319,7 @@ SHAPED = {
   "bpr_max": lambda x, w: losses.bpr_max(x[:, 0], x[:, 1:], w),
   "top1_max": lambda x, w: losses.top1_max(x[:, 0], x[:, 1:], w),
   "infonce": lambda x, w: losses.infonce(x, 2 * x, w, temperature=0.3),
+  "nt_xent": lambda x, w: losses.nt_xent(x, 2 * x, w, temperature=0.3),
   "ranking": lambda x, w: losses.multiple_pairwise_ranking(
     x[:, 0], x[:, 1:2], x[:, 2:], w, weight=jnp.full((4,), 0.5)
   ),
@@ -326,7 +347,7 @@ def test_nothing_valid_gives_zero_over_zero_and_no_nan(name):
   assert value == 0 and weight == 0
 
 
-@pytest.mark.parametrize("name", [n for n in SHAPED if n != "infonce"])
+@pytest.mark.parametrize("name", [n for n in SHAPED if n not in ("infonce", "nt_xent")])
 def test_sums_add_over_any_split_of_the_batch(name):
   x = jnp.array(np.random.default_rng(2).normal(size=(4, 3)), jnp.float32)
   where = jnp.array([1.0, 0.5, 0.0, 2.0])

@@ -1,6 +1,6 @@
 """What a batch of events draws anew each time, on the host: `transforms` of `loader.Batches`.
 
-B events, n negatives of each.
+B events, or histories of T items; n negatives of each.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from recjax.data import negatives
+from recjax.data.examples import Examples
 from recjax.data.loader import HostBatch, Transform
 
 
@@ -35,3 +36,28 @@ def by_user(positives: negatives.Positives) -> Transform:
     return {**batch, **{name: x.astype(batch[name].dtype) for name, x in found.items()}}
 
   return redraw
+
+
+def same_target(found: Examples) -> Transform:
+  """Batches of these histories get `alike` [B, T], another user's before the same target.
+
+  Where nobody else has the target it is the row's own. It is as wide as the batch, so in a bucket
+  of short histories the newest items alone are left of a long one.
+  """
+  target, user = (found.dense[name].astype(np.int64) for name in ("target", "user"))
+  users = user.max() + 1
+  order = np.lexsort((user, target))
+  pairs = (target * users + user)[order]  # ascending
+
+  def add(batch: HostBatch, rng: np.random.Generator) -> HostBatch:
+    wanted, history = batch["target"].astype(np.int64) * users, batch["history"]
+    first, last = np.searchsorted(pairs, wanted), np.searchsorted(pairs, wanted + users)
+    own, end = (np.searchsorted(pairs, wanted + batch["user"], side) for side in ("left", "right"))
+    others = (last - first) - (end - own)
+    at = first + rng.integers(0, np.maximum(others, 1))
+    at = np.where(at < own, at, at + end - own)  # the user's own are stepped over
+    rows = order[np.minimum(at, len(order) - 1)]
+    alike = found.left["history"].left_padded(rows, history.shape[1])
+    return {**batch, "alike": np.where((others > 0)[:, None], alike, history)}
+
+  return add

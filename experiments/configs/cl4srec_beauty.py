@@ -1,0 +1,36 @@
+"""CL4SRec on Amazon Beauty (2014, 5-core): views contrasted beside the next item.
+
+Wanted: more than SASRec by the same protocol (`sasrec_beauty`: Recall@10 .0880, NDCG@10 .0431).
+Published figures of this split: none that could be checked here. Full ranking over all items,
+repeats allowed, the last event of each user tests; the checkpoint is that of the best validation
+NDCG@10. One width of history, so that every batch contrasts as many users. Not yet measured.
+
+    python -m experiments.run --config=experiments/configs/cl4srec_beauty.py \\
+      --workdir=runs/cl4srec_beauty
+
+Hardware: one GPU; on 2 CPU cores it takes some hours.
+"""
+
+from experiments import settings
+from recjax.systems.pretrain import cl4srec
+from recjax.train import loop, optim
+
+
+def get_config():
+  return settings.config(
+    system="cl4srec",
+    task="next_item",
+    examples="sequences",
+    seeds=(0,),
+    batch_size=256,
+    data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=50),
+    model=settings.model(cl4srec.Config, dim=64, heads=2, ff=256, dropout=0.5, weight=0.1),
+    train=loop.Config(
+      steps=8800,  # 100 epochs
+      optimizer=optim.Config(rate=1e-3),
+      eval_every=440,
+      best="valid/ndcg@10",
+      patience=3,
+    ),
+    evaluation=settings.Evaluation(ks=(5, 10)),
+  )

@@ -1,0 +1,1 @@
+"""Recommenders whose user vectors are learned by more than the next item."""
