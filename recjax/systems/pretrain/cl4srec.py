@@ -26,7 +26,6 @@ import jax.numpy as jnp
 
 from recjax import losses
 from recjax.data import transforms
-from recjax.decode import topk
 from recjax.systems.sequential import sasrec
 from recjax.types import PAD, Array, Batch, Key, Loss, Params, System, unpacked
 
@@ -47,14 +46,17 @@ class Config:
   temperature: float = 1.0
 
   def __post_init__(self):
-    check(self, ("crop", "mask", "reorder"))
+    check_shares(self, ("crop", "mask", "reorder"))
+    check_contrast(self)
 
 
-def check(cfg: Config, shares: Sequence[str]) -> None:
-  """An error where these fields are no shares, or the contrast has no meaning."""
-  for name in shares:
+def check_shares(cfg: Config, names: Sequence[str]) -> None:
+  for name in names:
     if not 0 <= getattr(cfg, name) <= 1:
       raise ValueError(f"{name}={getattr(cfg, name)} is a share of a history: from 0 to 1")
+
+
+def check_contrast(cfg: Config) -> None:
   if cfg.temperature <= 0:
     raise ValueError(f"temperature={cfg.temperature} divides similarities: it must be above 0")
   if cfg.weight < 0:
@@ -92,28 +94,13 @@ def view(cfg: Config, key: Key, history: Array) -> Array:
 def make(cfg: Config) -> System:
   model = network(cfg)
 
-  def init(key, assets, batch):
-    return model.init(key, batch["history"], train=False)["params"]
-
   def loss(params, assets, batch, key):
     unpacked(batch)
     *keys, one, other = jax.random.split(key, 4)
     views = jnp.stack([view(cfg, k, batch["history"]) for k in (one, other)], axis=1)
     return joint(model, cfg, params, batch, views, keys=keys)
 
-  def embed(params, assets, batch):
-    return model.apply({"params": params}, batch["history"], train=False, last=True)[:, 0]
-
-  def every(params, batch):
-    return embed(params, (), batch) @ params["items"][: cfg.num_items].T  # [B, I]
-
-  def score(params, assets, batch):
-    return topk.scores(every(params, batch), batch)
-
-  def recommend(params, assets, batch, *, k, key=None):
-    return topk.rank(every(params, batch), batch, k=k)
-
-  return System(init, loss, recommend=recommend, score=score, embed=embed)
+  return sasrec.answering(model, cfg.num_items)._replace(loss=loss)
 
 
 def joint(
@@ -126,13 +113,7 @@ def joint(
   keys: Sequence[Key],
 ) -> Loss:
   """The next item at each place, and the contrast of `views` [B, 2, T], each a mean."""
-  target, real = batch["next"], batch["weight"] > 0
-  states = model.apply(
-    {"params": params}, batch["history"], train=True, rngs={"dropout": keys[0]}
-  )  # [B, T, D]
-  table = params["items"][1 : cfg.num_items]
-  where = (target != PAD) & real[:, None]
-  total, count = losses.linear_softmax_xent(states, table, target - 1, where)
+  total, count = sasrec.next_items(model, params, batch, keys[0], cfg.num_items)
   users = model.apply(
     {"params": params},
     views.reshape(-1, views.shape[-1]),
@@ -140,7 +121,9 @@ def joint(
     last=True,
     rngs={"dropout": keys[1]},
   ).reshape(len(views), 2, -1)
-  some = real & (batch["history"] != PAD).any(1)  # nobody's history is alike to nobody's
+  some = (batch["weight"] > 0) & (batch["history"] != PAD).any(
+    1
+  )  # nobody's history is alike to nobody's
   contrast, rows = losses.nt_xent(users[:, 0], users[:, 1], some, temperature=cfg.temperature)
   # Two means of their own, weighed, where the runtime divides once.
   whole = total + cfg.weight * count * contrast / jnp.maximum(rows, 1)

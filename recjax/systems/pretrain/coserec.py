@@ -35,9 +35,9 @@ import scipy.sparse
 
 from recjax.data import transforms
 from recjax.data.interactions import Interactions
-from recjax.decode import topk
 from recjax.systems.collaborative import neighbours
 from recjax.systems.pretrain import cl4srec
+from recjax.systems.sequential import sasrec
 from recjax.types import PAD, Array, Key, System, unpacked
 
 _BLOCK = 1024  # items whose products with all are held at once
@@ -63,7 +63,8 @@ class Config:
   temperature: float = 1.0
 
   def __post_init__(self):
-    cl4srec.check(self, ("crop", "mask", "reorder", "substitute", "insert"))
+    cl4srec.check_shares(self, ("crop", "mask", "reorder", "substitute", "insert"))
+    cl4srec.check_contrast(self)
     if self.similar < 1:
       raise ValueError(f"similar={self.similar} items leave nothing to put in: at least 1")
 
@@ -126,25 +127,10 @@ def view(cfg: Config, key: Key, history: Array, similar: Array) -> Array:
 def make(cfg: Config) -> System:
   model = cl4srec.network(cfg)
 
-  def init(key, assets, batch):
-    return model.init(key, batch["history"], train=False)["params"]
-
   def loss(params, assets, batch, key):
     unpacked(batch)
     *keys, one, other = jax.random.split(key, 4)
     views = [view(cfg, k, batch["history"], assets["similar"]) for k in (one, other)]
     return cl4srec.joint(model, cfg, params, batch, jnp.stack(views, axis=1), keys=keys)
 
-  def embed(params, assets, batch):
-    return model.apply({"params": params}, batch["history"], train=False, last=True)[:, 0]
-
-  def every(params, batch):
-    return embed(params, (), batch) @ params["items"][: cfg.num_items].T  # [B, I]
-
-  def score(params, assets, batch):
-    return topk.scores(every(params, batch), batch)
-
-  def recommend(params, assets, batch, *, k, key=None):
-    return topk.rank(every(params, batch), batch, k=k)
-
-  return System(init, loss, recommend=recommend, score=score, embed=embed)
+  return sasrec.answering(model, cfg.num_items)._replace(loss=loss)

@@ -22,7 +22,6 @@ import dataclasses
 import jax.numpy as jnp
 
 from recjax import losses
-from recjax.decode import topk
 from recjax.systems.pretrain import cl4srec
 from recjax.systems.sequential import sasrec
 from recjax.types import PAD, Loss, System
@@ -41,15 +40,12 @@ class Config:
   temperature: float = 1.0
 
   def __post_init__(self):
-    cl4srec.check(self, ())
+    cl4srec.check_contrast(self)
 
 
 def make(cfg: Config) -> System:
   sizes = cfg.num_items, cfg.max_len, cfg.dim, cfg.heads, cfg.layers, cfg.ff, cfg.dropout
   model = sasrec.SASRec(sasrec.Config(*sizes))
-
-  def init(key, assets, batch):
-    return model.init(key, batch["history"], train=False)["params"]
 
   def loss(params, assets, batch, key):
     if "alike" not in batch:
@@ -79,16 +75,4 @@ def make(cfg: Config) -> System:
     whole = total + cfg.weight * count * contrast / jnp.maximum(rows, 1)
     return Loss(whole, count, {"next": (total, count), "contrast": (contrast, rows)})
 
-  def embed(params, assets, batch):
-    return model.apply({"params": params}, batch["history"], train=False, last=True)[:, 0]
-
-  def every(params, batch):
-    return embed(params, (), batch) @ params["items"].T  # [B, I]
-
-  def score(params, assets, batch):
-    return topk.scores(every(params, batch), batch)
-
-  def recommend(params, assets, batch, *, k, key=None):
-    return topk.rank(every(params, batch), batch, k=k)
-
-  return System(init, loss, recommend=recommend, score=score, embed=embed)
+  return sasrec.answering(model, cfg.num_items)._replace(loss=loss)

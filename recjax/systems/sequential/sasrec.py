@@ -31,9 +31,10 @@ from flax import linen as nn
 from recjax import losses
 from recjax.data import negatives
 from recjax.decode import topk
+from recjax.losses import Total
 from recjax.nn import attention, transformer
 from recjax.nn.dropout import Dropout
-from recjax.types import PAD, Array, Loss, System
+from recjax.types import PAD, Array, Batch, Key, Loss, Params, System
 
 SEGMENTS = True  # a row of a batch may hold several histories
 
@@ -96,22 +97,52 @@ class SASRec(nn.Module):
     return self.encoder(x, attention.causal(length) & own, train=train, last=last)
 
 
-def make(cfg: Config) -> System:
-  model = SASRec(cfg)
+def answering(model: SASRec, num_items: int) -> System:
+  """What a system that reads histories by `model` starts from and answers, without its loss.
+
+  The table may have more rows than there are items: those are never recommended.
+  """
 
   def init(key, assets, batch):
     return model.init(key, batch["history"], train=False)["params"]
 
+  def embed(params, assets, batch):
+    return model.apply({"params": params}, batch["history"], train=False, last=True)[:, 0]
+
+  def every(params, batch):
+    return embed(params, (), batch) @ params["items"][:num_items].T  # [B, I]
+
+  def score(params, assets, batch):
+    return topk.scores(every(params, batch), batch)
+
+  def recommend(params, assets, batch, *, k, key=None):
+    return topk.rank(every(params, batch), batch, k=k)
+
+  return System(init, recommend=recommend, score=score, embed=embed)
+
+
+def states(model: SASRec, params: Params, batch: Batch, key: Key) -> tuple[Array, Array]:
+  """(states [B, T, D] under dropout, which of them count: an item follows)."""
+  where = (batch["next"] != PAD) & (batch["weight"] > 0)[:, None]
+  histories = batch["history"], batch.get("segment")
+  return model.apply({"params": params}, *histories, train=True, rngs={"dropout": key}), where
+
+
+def next_items(model: SASRec, params: Params, batch: Batch, key: Key, num_items: int) -> Total:
+  """The softmax over all items at each place of the histories."""
+  x, where = states(model, params, batch, key)
+  return losses.linear_softmax_xent(x, params["items"][1:num_items], batch["next"] - 1, where)
+
+
+def make(cfg: Config) -> System:
+  model = SASRec(cfg)
+
   def loss(params, assets, batch, key):
-    target, table = batch["next"], params["items"]
-    where = (target != PAD) & (batch["weight"] > 0)[:, None]
     dropout_key, key = jax.random.split(key)
-    histories = batch["history"], batch.get("segment")
-    x = model.apply(
-      {"params": params}, *histories, train=True, rngs={"dropout": dropout_key}
-    )  # [B, T, D]
     if not cfg.negatives and "candidates" not in batch:
-      return Loss(*losses.linear_softmax_xent(x, table[1:], target - 1, where))
+      return Loss(*next_items(model, params, batch, dropout_key, cfg.num_items))
+    target, table = batch["next"], params["items"]
+    x, where = states(model, params, batch, dropout_key)
     others = _negatives(cfg, batch, key)  # [B, T or 1, N]
     positive = jnp.einsum("btd,btd->bt", x, table[target])
     positive = losses.possible(positive, target, cfg.num_items)
@@ -128,19 +159,7 @@ def make(cfg: Config) -> System:
     log_q = jnp.full(logits.shape, math.log(others.shape[-1] / (cfg.num_items - 2)))
     return Loss(*losses.sampled_softmax_xent(positive, logits, where, log_q_negatives=log_q))
 
-  def embed(params, assets, batch):
-    return model.apply({"params": params}, batch["history"], train=False, last=True)[:, 0]
-
-  def every(params, batch):
-    return embed(params, (), batch) @ params["items"].T  # [B, I]
-
-  def score(params, assets, batch):
-    return topk.scores(every(params, batch), batch)
-
-  def recommend(params, assets, batch, *, k, key=None):
-    return topk.rank(every(params, batch), batch, k=k)
-
-  return System(init, loss, recommend=recommend, score=score, embed=embed)
+  return answering(model, cfg.num_items)._replace(loss=loss)
 
 
 def _negatives(cfg: Config, batch, key) -> Array:
