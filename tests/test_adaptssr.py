@@ -112,6 +112,6 @@ def test_the_second_stage_starts_from_all_that_the_first_has_learned():
 
 def test_readings_that_could_not_differ_are_refused():
   with pytest.raises(ValueError, match="dropout=0 makes both readings of a view the same"):
-    dataclasses.replace(CFG, dropout=0.0)
+    adaptssr.make_pretrain(dataclasses.replace(CFG, dropout=0.0))
   with pytest.raises(ValueError, match="crop=1.5 is a share of a history"):
     dataclasses.replace(CFG, crop=1.5)

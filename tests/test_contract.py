@@ -11,7 +11,6 @@ import shop as shops
 
 from recjax.data import draws, examples, interactions, loader, splits
 from recjax.systems import SYSTEMS
-from recjax.systems.sequential import sasrec
 from recjax.text import asked, indexing, instances, questions
 from recjax.text.prompts import Prompt
 from recjax.train import evaluate, loop, mesh, optim
@@ -60,11 +59,6 @@ def attributes_setup(module):
 
 def sequential_setup(module):
   return module.Config(num_items=ITEMS, max_len=MAX_LEN + 3, dim=32, ff=64, dropout=0.0), ()
-
-
-def pretrained_setup(module):
-  cfg, _ = sequential_setup(sasrec)
-  return module.Config(cfg.num_items, cfg.max_len, cfg.dim, ff=cfg.ff, dropout=1e-3), ()
 
 
 def correlated_setup(module):
@@ -180,7 +174,7 @@ SETUPS = {
   "lightgcn": users_and_graph_setup,
   "fdsa": attributes_setup,
   "s3rec": attributes_setup,
-  "adaptssr": pretrained_setup,
+  "adaptssr": sequential_setup,
   "bert4rec": sequential_setup,
   "caser": windowed_setup,
   "cl4srec": sequential_setup,

@@ -50,8 +50,6 @@ class Config:
 
   def __post_init__(self):
     cl4srec.check_shares(self, ("crop", "mask", "reorder"))
-    if not self.dropout:
-      raise ValueError("dropout=0 makes both readings of a view the same: set it above 0")
 
 
 def ranked(readings: Array, where: Array) -> Total:
@@ -74,6 +72,8 @@ def ranked(readings: Array, where: Array) -> Total:
 
 
 def make_pretrain(cfg: Config) -> System:
+  if not cfg.dropout:
+    raise ValueError("dropout=0 makes both readings of a view the same: set it above 0")
   model = cl4srec.network(cfg)
 
   def loss(params, assets, batch, key):
