@@ -3,14 +3,15 @@
 Wanted: more than SASRec by the same protocol (`sasrec_beauty`: Recall@10 .0880, NDCG@10 .0431).
 Published figures of this split: none that could be checked here. Full ranking over all items,
 repeats allowed, the last event of each user tests; the checkpoint is that of the best validation
-NDCG@10. One width of history, so that every batch contrasts as many users. Not yet measured.
+NDCG@10. Even batches, so that a target of a long history counts as one of a short history does: a
+user is told from those whose histories are about as long. Not yet measured.
 The rates are those of the authors' command for Beauty, where short histories too draw from all five
 augmentations.
 
     python -m experiments.run --config=experiments/configs/coserec_beauty.py \\
       --workdir=runs/coserec_beauty
 
-Hardware: one GPU; on 2 CPU cores it takes some hours.
+Hardware: 2 CPU cores.
 """
 
 from experiments import settings
@@ -24,13 +25,15 @@ def get_config():
     task="next_item",
     examples="sequences",
     seeds=(0,),
-    batch_size=256,
-    data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=50),
+    batch_size=64,  # histories of up to 50 items, 192 of up to 16, 384 of up to 8
+    data=settings.Data(
+      source="sequences", path="amazon14_p5/Beauty", max_len=50, buckets=(8, 16), even=True
+    ),
     model=settings.model(coserec.Config, substitute=0.05, insert=0.5, short=0),
     train=loop.Config(
-      steps=8800,  # 100 epochs
+      steps=6000,
       optimizer=optim.Config(rate=1e-3),
-      eval_every=440,
+      eval_every=400,
       best="valid/ndcg@10",
       patience=3,
     ),
