@@ -149,6 +149,7 @@ def _from_words(module, cfg, of: Ingredients) -> Assets:
 # name -> (sizes that the data gives, how the assets are made); the others read no assets
 _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., Assets]]] = {
   "content": (_sizes, _from_vectors),
+  "dros": (_sizes, _from_counts),
   "fdsa": (_attribute_sizes, _from_attributes),
   "graphrec": (_sizes, _from_links),
   "gru4rec": (_sizes, _from_counts),

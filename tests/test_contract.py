@@ -61,6 +61,11 @@ def sequential_setup(module):
   return module.Config(num_items=ITEMS, max_len=MAX_LEN + 3, dim=32, ff=64, dropout=0.0), ()
 
 
+def popularity_setup(module):
+  cfg, _ = sequential_setup(module)
+  return cfg, module.assets(cfg, np.bincount(log().train.item, minlength=ITEMS))
+
+
 def recurrent_setup(module):
   return module.Config(num_items=ITEMS, dim=32, dropout=0.0), ()
 
@@ -167,6 +172,7 @@ SETUPS = {
   "hybrid": hybrid_setup,
   "text_graph": users_text_and_graph_setup,
   "lightgcn": users_and_graph_setup,
+  "dros": popularity_setup,
   "fdsa": attributes_setup,
   "s3rec": attributes_setup,
   "bert4rec": sequential_setup,
@@ -185,6 +191,7 @@ EXAMPLES = {
   "mf": examples.events,
   "text_graph": examples.events,
   "lightgcn": examples.events,
+  "dros": whole,
   "fdsa": whole,
   "s3rec": whole,
   "bert4rec": whole,
