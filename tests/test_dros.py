@@ -21,7 +21,7 @@ BATCH = {
 def made(**changes):
   cfg = dros.Config(**SIZES, **changes)
   assets = dros.assets(cfg, COUNTS)
-  params = dros.make(cfg).init(jax.random.key(0), assets, BATCH)
+  params = jax.jit(dros.make(cfg).init)(jax.random.key(0), assets, BATCH)
   # A wide table, so that scores differ by more than rounding.
   return cfg, dros.make(cfg), assets, params | {"items": 20 * params["items"]}
 
@@ -68,7 +68,7 @@ def test_shares_go_by_smoothed_counts_and_pad_has_none():
 def test_the_loss_is_the_backbones_and_alpha_times_the_term():
   cfg, system, assets, params = made(alpha=0.3, temperature=0.5)
   key = jax.random.key(0)
-  own = sasrec.make(sasrec.Config(**SIZES)).loss(params, (), BATCH, key)
+  own = jax.jit(sasrec.make(sasrec.Config(**SIZES)).loss)(params, (), BATCH, key)
   states = sasrec.SASRec(cfg).apply({"params": params}, BATCH["history"], train=False)
   scores = np.asarray(states @ params["items"].T, np.float64)
   shares, wanted = np.exp(np.asarray(assets["log_nominal"], np.float64)), 0.0
@@ -78,7 +78,7 @@ def test_the_loss_is_the_backbones_and_alpha_times_the_term():
         missed = 1 / (1 + np.exp(-scores[b, t]))
         missed[BATCH["next"][b, t]] -= 1
         wanted += 0.5 * np.log((shares * np.exp(missed**2 / 0.5)).sum())
-  out = system.loss(params, assets, BATCH, key)
+  out = jax.jit(system.loss)(params, assets, BATCH, key)
   assert out.weight == own.weight == 2 + 4
   np.testing.assert_allclose(out.sum - own.sum, 0.3 * wanted, rtol=1e-4)
   np.testing.assert_allclose(out.metrics["robust"][0], wanted, rtol=1e-5)
@@ -88,7 +88,7 @@ def test_the_loss_is_the_backbones_and_alpha_times_the_term():
 def test_without_weight_the_loss_is_the_backbones(negatives):
   _, system, assets, params = made(alpha=0.0, negatives=negatives)
   own = sasrec.make(sasrec.Config(**SIZES, negatives=negatives))
-  found = (s.loss(params, assets, BATCH, jax.random.key(3)) for s in (system, own))
+  found = (jax.jit(s.loss)(params, assets, BATCH, jax.random.key(3)) for s in (system, own))
   chex.assert_trees_all_equal(*found)
 
 
