@@ -61,6 +61,11 @@ def sequential_setup(module):
   return module.Config(num_items=ITEMS, max_len=MAX_LEN + 3, dim=32, ff=64, dropout=0.0), ()
 
 
+def diffusion_setup(module):
+  cfg, _ = sequential_setup(module)
+  return dataclasses.replace(cfg, steps=20), ()
+
+
 def popularity_setup(module):
   cfg, _ = sequential_setup(module)
   return cfg, module.assets(cfg, np.bincount(log().train.item, minlength=ITEMS))
@@ -172,6 +177,7 @@ SETUPS = {
   "hybrid": hybrid_setup,
   "text_graph": users_text_and_graph_setup,
   "lightgcn": users_and_graph_setup,
+  "dreamrec": diffusion_setup,
   "dros": popularity_setup,
   "fdsa": attributes_setup,
   "s3rec": attributes_setup,
@@ -191,6 +197,7 @@ EXAMPLES = {
   "mf": examples.events,
   "text_graph": examples.events,
   "lightgcn": examples.events,
+  "dreamrec": whole,
   "dros": whole,
   "fdsa": whole,
   "s3rec": whole,
@@ -208,6 +215,7 @@ PADDED = {"history": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
 # Those whose loss draws something for each place, so that a wider batch draws another.
 DRAWS = {
   "bert4rec": "which places are masked is drawn over all of them",
+  "dreamrec": "noise is drawn for each place, padded or not",
   "fism": "negatives are drawn for each place, padded or not",
   "hybrid": "ids are left out at random, place by place",
 }
@@ -217,6 +225,7 @@ GIVEN = {"fism", "lightgcn", "mf", "neumf"}
 USERS = {"caser", "graphrec", "ials", "lightgcn", "mf", "neumf", "text_graph"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
+  "dreamrec": (300, 1e-2),
   "fism": (150, 1e-2),
   "graphrec": (150, 1e-2),
   "gru4rec": (200, 1e-2),

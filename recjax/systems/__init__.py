@@ -20,13 +20,14 @@ from recjax.systems.collaborative import (
   user_knn,
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
-from recjax.systems.sequential import bert4rec, caser, dros, fdsa, gru4rec, s3rec, sasrec
+from recjax.systems.sequential import bert4rec, caser, dreamrec, dros, fdsa, gru4rec, s3rec, sasrec
 
 # name -> module, lower case and underscores; a new system is one import and one line here
 SYSTEMS: dict[str, ModuleType] = {
   "bert4rec": bert4rec,
   "caser": caser,
   "content": content,
+  "dreamrec": dreamrec,
   "dros": dros,
   "fdsa": fdsa,
   "fism": fism,

@@ -21,18 +21,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from recjax import losses
 from recjax.decode import topk
-from recjax.nn import attention, dropout, transformer
-from recjax.types import PAD, Array, Key, Loss, System, unpacked
+from recjax.nn import attention, diffusion, dropout, transformer
+from recjax.types import PAD, Array, Loss, System, unpacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,63 +53,12 @@ class Config:
   def __post_init__(self):
     if self.dim < 4 or self.dim % 2:
       raise ValueError(f"dim={self.dim}: the sines and cosines of a step need an even width from 4")
-    if self.steps < 1:
-      raise ValueError(f"steps={self.steps}: noise comes in one step at least")
-    if not 0 < self.beta_min <= self.beta_max < math.inf:
-      raise ValueError(f"0 < beta_min <= beta_max, not {self.beta_min} and {self.beta_max}")
     if not 0 <= self.dropped < 1:
       raise ValueError(
         f"dropped={self.dropped} is a share in [0, 1): some guidance must be learned"
       )
     if not 0 <= self.strength < math.inf:
       raise ValueError(f"strength={self.strength} leads away from the unguided answer: 0 or more")
-
-
-class Schedule(NamedTuple):
-  """Float32 [N] each; step n, from 0, is the (n + 1)-th that adds noise."""
-
-  signal: np.ndarray  # share of the clean vector in the noisy one
-  noise: np.ndarray  # and of a unit normal draw
-  clean: np.ndarray  # of the clean vector in the mean of the step before, the noisy one known
-  noisy: np.ndarray  # and of the noisy one
-  spread: np.ndarray  # standard deviation about that mean; 0 at the first step
-
-
-def schedule(steps: int, beta_min: float, beta_max: float) -> Schedule:
-  """Variance-preserving, of a rate that grows linearly (Song et al., ICLR 2021)."""
-  time = np.arange(steps + 1) / steps
-  log_left = -(beta_min * time + 0.5 * (beta_max - beta_min) * time**2)  # of the signal's variance
-  left, gone = np.exp(log_left), -np.expm1(log_left)
-  added = -np.expm1(np.diff(log_left))
-  found = Schedule(
-    signal=np.sqrt(left[1:]),
-    noise=np.sqrt(gone[1:]),
-    clean=added * np.sqrt(left[:-1]) / gone[1:],
-    noisy=gone[:-1] * np.sqrt(1 - added) / gone[1:],
-    spread=np.sqrt(added * gone[:-1] / gone[1:]),
-  )
-  return Schedule(*(x.astype(np.float32) for x in found))
-
-
-def forward(plan: Schedule, clean: Array, step: Array, noise: Array) -> Array:
-  """The noisy vectors [..., D] after steps [...], from clean ones and unit normal draws."""
-  signal, share = (jnp.asarray(x)[step][..., None] for x in (plan.signal, plan.noise))
-  return signal * clean + share * noise
-
-
-def reverse(
-  plan: Schedule, denoise: Callable[[Array, Array], Array], draw: Callable[[Key], Array], key: Key
-) -> Array:
-  """A vector [..., D] from noise, by `denoise(noisy, step) -> clean` and `draw(key) -> noise`."""
-  clean, noisy, spread = (jnp.asarray(x) for x in (plan.clean, plan.noisy, plan.spread))
-  last = len(plan.signal) - 1
-
-  def back(i, x):
-    n = last - i
-    mean = clean[n] * denoise(x, n) + noisy[n] * x
-    return mean + spread[n] * draw(jax.random.fold_in(key, n))
-
-  return jax.lax.fori_loop(0, last + 1, back, draw(jax.random.fold_in(key, last + 1)))
 
 
 class DreamRec(nn.Module):
@@ -158,7 +104,7 @@ class DreamRec(nn.Module):
 
 
 def make(cfg: Config) -> System:
-  model, plan = DreamRec(cfg), schedule(cfg.steps, cfg.beta_min, cfg.beta_max)
+  model, plan = DreamRec(cfg), diffusion.schedule(cfg.steps, cfg.beta_min, cfg.beta_max)
 
   def init(key, assets, batch):
     return model.init(key, batch["history"], train=False)["params"]
@@ -182,7 +128,7 @@ def make(cfg: Config) -> System:
     guidance = jnp.where(kept, guidance, params["none"][None, None])
     clean = losses.possible(params["items"][target], target[..., None], cfg.num_items)
     step = jax.random.randint(step_key, target.shape, 0, cfg.steps)
-    noisy = forward(plan, clean, step, jax.random.normal(noise_key, clean.shape))
+    noisy = diffusion.forward(plan, clean, step, jax.random.normal(noise_key, clean.shape))
     return Loss(*losses.squared(denoise(params, noisy, guidance, step), clean, where))
 
   def dreamt(params, batch, key=None):
@@ -201,7 +147,7 @@ def make(cfg: Config) -> System:
       rows = 1 if key is None else len(guidance)
       return jnp.broadcast_to(jax.random.normal(of, (rows, cfg.dim)), guidance.shape)
 
-    return reverse(plan, led, draw, jax.random.key(0) if key is None else key)
+    return diffusion.reverse(plan, led, draw, jax.random.key(0) if key is None else key)
 
   def every(params, batch, key=None):
     x, table = dreamt(params, batch, key), params["items"]
