@@ -1,4 +1,4 @@
-"""Diffusion: its closed forms are those of the single steps; a perfect model brings back a vector."""
+"""Diffusion: closed forms are those of the single steps; a perfect model brings a vector back."""
 
 import jax
 import jax.numpy as jnp
