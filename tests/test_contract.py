@@ -61,6 +61,11 @@ def sequential_setup(module):
   return module.Config(num_items=ITEMS, max_len=MAX_LEN + 3, dim=32, ff=64, dropout=0.0), ()
 
 
+def autoencoder_setup(module):
+  cfg = module.Config(num_items=ITEMS, dim=32, state=32, latent=16, hidden=16, dropout=0.0)
+  return cfg, ()
+
+
 def diffusion_setup(module):
   cfg, _ = sequential_setup(module)
   return dataclasses.replace(cfg, steps=20), ()
@@ -177,6 +182,7 @@ SETUPS = {
   "hybrid": hybrid_setup,
   "text_graph": users_text_and_graph_setup,
   "lightgcn": users_and_graph_setup,
+  "acvae": autoencoder_setup,
   "dreamrec": diffusion_setup,
   "dros": popularity_setup,
   "fdsa": attributes_setup,
@@ -197,6 +203,7 @@ EXAMPLES = {
   "mf": examples.events,
   "text_graph": examples.events,
   "lightgcn": examples.events,
+  "acvae": whole,
   "dreamrec": whole,
   "dros": whole,
   "fdsa": whole,
@@ -214,6 +221,7 @@ RATERS = {"t5_rating"}
 PADDED = {"history": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
 # Those whose loss draws something for each place, so that a wider batch draws another.
 DRAWS = {
+  "acvae": "noise is drawn for each place, padded or not",
   "bert4rec": "which places are masked is drawn over all of them",
   "dreamrec": "noise is drawn for each place, padded or not",
   "fism": "negatives are drawn for each place, padded or not",
@@ -225,6 +233,7 @@ GIVEN = {"fism", "lightgcn", "mf", "neumf"}
 USERS = {"caser", "graphrec", "ials", "lightgcn", "mf", "neumf", "text_graph"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
+  "acvae": (250, 1e-2),
   "dreamrec": (300, 1e-2),
   "fism": (150, 1e-2),
   "graphrec": (150, 1e-2),

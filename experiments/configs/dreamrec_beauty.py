@@ -28,7 +28,7 @@ def get_config():
     ),
     model=settings.model(dreamrec.Config, dim=64, steps=500, strength=2.0),
     train=loop.Config(
-      steps=20_000,  # about 220 epochs
+      steps=20_000,  # about 250 epochs
       optimizer=optim.Config(rate=1e-3),
       eval_every=1000,
       best="valid/ndcg@10",

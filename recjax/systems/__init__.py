@@ -20,10 +20,21 @@ from recjax.systems.collaborative import (
   user_knn,
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
-from recjax.systems.sequential import bert4rec, caser, dreamrec, dros, fdsa, gru4rec, s3rec, sasrec
+from recjax.systems.sequential import (
+  acvae,
+  bert4rec,
+  caser,
+  dreamrec,
+  dros,
+  fdsa,
+  gru4rec,
+  s3rec,
+  sasrec,
+)
 
 # name -> module, lower case and underscores; a new system is one import and one line here
 SYSTEMS: dict[str, ModuleType] = {
+  "acvae": acvae,
   "bert4rec": bert4rec,
   "caser": caser,
   "content": content,
