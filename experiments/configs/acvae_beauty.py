@@ -5,7 +5,7 @@ re-run; the paper itself has other data). Full ranking over all items, repeats a
 event of each user tests; the checkpoint is that of the best validation NDCG@10. The players' rates
 stand as in the authors' code (there the judges take plain SGD). Not yet measured.
 
-    python -m experiments.run --config=experiments/configs/acvae_beauty.py --workdir=runs/acvae_beauty
+    python -m experiments.run --config=experiments/configs/acvae_beauty.py --workdir=runs/acvae
 
 Hardware: 2 CPU cores, or a GPU.
 """
