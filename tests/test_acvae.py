@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from recjax import losses
 from recjax.systems.sequential import acvae
+from recjax.train import mesh
 
 ITEMS, T = 9, 4
 CFG = acvae.Config(
@@ -123,6 +125,15 @@ def test_a_row_alone_is_compared_with_nobody(params):
   out, grads = learned(blank, BATCH | {"weight": jnp.array([1.0, 0.0, 0.0])})
   np.testing.assert_allclose(out.metrics["contrast"][0], 2 * math.log(2), rtol=1e-5)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.slow  # compiling for eight
+def test_the_loss_is_the_same_on_any_number_of_devices(params):
+  eight = {name: np.concatenate([x, x[:1], x[1:], x[:2]]) for name, x in BATCH.items()}
+  spread = mesh.put_batch(eight, mesh.make_mesh())
+  assert len(spread["history"].sharding.device_set) == 8
+  alone, out = (learned(params, batch) for batch in (eight, spread))
+  chex.assert_trees_all_close(*map(jax.device_get, (alone, out)), rtol=1e-4, atol=1e-5)
 
 
 def test_a_latent_depends_on_no_later_item(params):
