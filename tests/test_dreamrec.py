@@ -115,7 +115,7 @@ def test_without_a_key_an_answer_depends_on_its_history_alone():
 def test_bad_settings_are_errors():
   for changes, told in (
     ({"dim": 7}, "an even width from 4"),
-    ({"dropped": 1.0}, "some guidance must be learned"),
+    ({"dropped": 1.0}, "or no guidance is learned"),
     ({"strength": -1.0}, "strength=-1.0"),
   ):
     with pytest.raises(ValueError, match=told):

@@ -11,7 +11,7 @@ Without a key all rows meet the same fixed noise, so an answer depends on its hi
 key each row meets its own.
 
 Unlike the paper: all places of a history are learned at once, each with a step and noise of its
-own; the steps are those of the continuous schedule, exactly (the authors' "exp" to rounding); an
+own; the steps are those of the continuous schedule, exactly (the authors' "exp" within a step); an
 empty history is unguided. The authors' code ranks by inner products, not by distance.
 
 B batch, T history (left-padded with PAD), D width, I items (PAD included), N steps.
@@ -41,9 +41,7 @@ class Config:
   layers: int = 1
   ff: int = 64
   dropout: float = 0.1
-  hidden: int = (
-    0  # width of the denoiser's hidden layer; 0: one linear map, as in the authors' runs
-  )
+  hidden: int = 0  # width of the denoiser's hidden layer; 0: one linear map, as the authors run it
   steps: int = 500  # N; the paper tunes it up to 2,000
   beta_min: float = 0.1  # how fast noise comes at the beginning
   beta_max: float = 10.0  # and at the end
@@ -54,9 +52,7 @@ class Config:
     if self.dim < 4 or self.dim % 2:
       raise ValueError(f"dim={self.dim}: the sines and cosines of a step need an even width from 4")
     if not 0 <= self.dropped < 1:
-      raise ValueError(
-        f"dropped={self.dropped} is a share in [0, 1): some guidance must be learned"
-      )
+      raise ValueError(f"dropped={self.dropped}: a share in [0, 1), or no guidance is learned")
     if not 0 <= self.strength < math.inf:
       raise ValueError(f"strength={self.strength} leads away from the unguided answer: 0 or more")
 

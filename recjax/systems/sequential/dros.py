@@ -10,9 +10,10 @@ The radius is given by its multiplier, `temperature`, as in the paper: the great
 the ball. The error at an item is the square of what the sigmoid of its score misses, 1 for the
 next item and 0 for all others.
 
-Unlike the authors' code, as the paper has it: scores pass the sigmoid, and a share weighs the
-exponential, not the exponent. Unlike both: the shares sum to one, so that the term is a mean, and
-it is multiplied by the temperature, as an expectation is; `alpha` here is theirs by temperature.
+Unlike the authors' code, as the closed form and others' code for it want: scores pass the sigmoid,
+and a share weighs the exponential, not the exponent; the shares sum to one, so that the term is a
+mean, and it is multiplied by the temperature, as an expectation is, so that `alpha` here is theirs
+over the temperature. Unlike the paper, the backbone's default is the softmax over all items.
 
 B batch, T history (left-padded with PAD), D width, I items (PAD included).
 """
