@@ -154,6 +154,7 @@ def _from_words(module, cfg, of: Ingredients) -> Assets:
 _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., Assets]]] = {
   "content": (_sizes, _from_vectors),
   "coserec": (_sizes, _from_events),
+  "dros": (_sizes, _from_counts),
   "fdsa": (_attribute_sizes, _from_attributes),
   "graphrec": (_sizes, _from_links),
   "gru4rec": (_sizes, _from_counts),

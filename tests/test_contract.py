@@ -66,6 +66,21 @@ def correlated_setup(module):
   return cfg, module.assets(cfg, log().train)
 
 
+def autoencoder_setup(module):
+  cfg = module.Config(num_items=ITEMS, dim=32, state=32, latent=16, hidden=16, dropout=0.0)
+  return cfg, ()
+
+
+def diffusion_setup(module):
+  cfg, _ = sequential_setup(module)
+  return dataclasses.replace(cfg, steps=20), ()
+
+
+def popularity_setup(module):
+  cfg, _ = sequential_setup(module)
+  return cfg, module.assets(cfg, np.bincount(log().train.item, minlength=ITEMS))
+
+
 def recurrent_setup(module):
   return module.Config(num_items=ITEMS, dim=32, dropout=0.0), ()
 
@@ -172,6 +187,9 @@ SETUPS = {
   "hybrid": hybrid_setup,
   "text_graph": users_text_and_graph_setup,
   "lightgcn": users_and_graph_setup,
+  "acvae": autoencoder_setup,
+  "dreamrec": diffusion_setup,
+  "dros": popularity_setup,
   "fdsa": attributes_setup,
   "s3rec": attributes_setup,
   "adaptssr": sequential_setup,
@@ -194,6 +212,9 @@ EXAMPLES = {
   "mf": examples.events,
   "text_graph": examples.events,
   "lightgcn": examples.events,
+  "acvae": whole,
+  "dreamrec": whole,
+  "dros": whole,
   "fdsa": whole,
   "s3rec": whole,
   "adaptssr": whole,
@@ -214,9 +235,11 @@ RATERS = {"t5_rating"}
 PADDED = {"history": (3, 0), "alike": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
 # Those whose loss draws something for each place, so that a wider batch draws another.
 DRAWS = {
+  "acvae": "noise is drawn for each place, padded or not",
   "bert4rec": "which places are masked is drawn over all of them",
   "cl4srec": "which places are masked or shuffled is drawn over all of them",
   "coserec": "which places change is drawn over all of them",
+  "dreamrec": "noise is drawn for each place, padded or not",
   "fism": "negatives are drawn for each place, padded or not",
   "hybrid": "ids are left out at random, place by place",
 }
@@ -226,6 +249,8 @@ GIVEN = {"fism", "lightgcn", "mf", "neumf"}
 USERS = {"caser", "graphrec", "ials", "lightgcn", "mf", "neumf", "text_graph"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
+  "acvae": (250, 1e-2),
+  "dreamrec": (300, 1e-2),
   "fism": (150, 1e-2),
   "graphrec": (150, 1e-2),
   "gru4rec": (200, 1e-2),

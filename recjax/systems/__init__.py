@@ -21,16 +21,29 @@ from recjax.systems.collaborative import (
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
 from recjax.systems.pretrain import adaptssr, cl4srec, coserec, duorec
-from recjax.systems.sequential import bert4rec, caser, fdsa, gru4rec, s3rec, sasrec
+from recjax.systems.sequential import (
+  acvae,
+  bert4rec,
+  caser,
+  dreamrec,
+  dros,
+  fdsa,
+  gru4rec,
+  s3rec,
+  sasrec,
+)
 
 # name -> module, lower case and underscores; a new system is one import and one line here
 SYSTEMS: dict[str, ModuleType] = {
+  "acvae": acvae,
   "adaptssr": adaptssr,
   "bert4rec": bert4rec,
   "caser": caser,
   "cl4srec": cl4srec,
   "content": content,
   "coserec": coserec,
+  "dreamrec": dreamrec,
+  "dros": dros,
   "duorec": duorec,
   "fdsa": fdsa,
   "fism": fism,
