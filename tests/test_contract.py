@@ -120,6 +120,36 @@ def rated(train):
   return examples.events(interactions.replace(train, rating=np.float32(1 + train.item % 5)))
 
 
+def shown(train):
+  """Each event as an impression: the item that was taken, and four others that were not."""
+  found = examples.prefixes(train)
+  taken = found.dense["target"][:, None]
+  steps = np.random.default_rng(2).permuted(
+    np.tile(np.arange(1, ITEMS - 1), (len(taken), 1)), axis=1
+  )
+  others = 1 + (taken - 1 + steps[:, :4]) % (ITEMS - 1)
+  columns = {
+    "user": found.dense["user"],
+    "candidates": np.concatenate([taken, others], 1).astype(np.int32),
+    "labels": np.tile(np.float32([1, 0, 0, 0, 0]), (len(taken), 1)),
+  }
+  return examples.Examples(columns, found.left)
+
+
+def titles():
+  """[I, 3] a word that an item has alone, one that it shares, and for some PAD."""
+  at = np.arange(ITEMS)
+  return np.stack([2 + at, 2 + ITEMS + at % 4, np.where(at % 3, 2 + ITEMS + 4, PAD)], 1)
+
+
+NEWS = {"num_items": ITEMS, "num_words": ITEMS + 7, "title": 3, "word_dim": 16, "query": 8}
+
+
+def nrms_setup(module):
+  cfg = module.Config(**NEWS, heads=2, head_dim=16, dropout=0.0)
+  return cfg, module.assets(cfg, titles())
+
+
 def social_setup(module):
   """A user's friend is the next user."""
   x = interactions.replace(log().train, rating=np.float32(1 + log().train.item % 5))
@@ -162,6 +192,7 @@ SETUPS = {
   "p5": text_setup,
   "graphrec": social_setup,
   "neumf": tower_setup,
+  "nrms": nrms_setup,
   "mf": users_setup,
   "content": content_setup,
   "hybrid": hybrid_setup,
@@ -181,6 +212,7 @@ EXAMPLES = {
   "p5": lambda train: in_words(examples.prefixes(train)),
   "graphrec": rated,
   "neumf": examples.events,
+  "nrms": shown,
   "fism": whole,
   "mf": examples.events,
   "text_graph": examples.events,
@@ -217,6 +249,7 @@ TRAINING = {
   "lightgcn": (200, 1e-2),
   "mf": (200, 1e-2),
   "neumf": (250, 1e-2),
+  "nrms": (300, 1e-2),
   "text_graph": (200, 1e-2),
   "tiger": (600, 3e-3),
   "tiger_lm": (300, 3e-3),
@@ -331,7 +364,8 @@ def test_items_and_users_beyond_the_table_are_not_learned_as_the_last(made):
   name, system, assets, params, batch, learned = made
   if system.loss is None or name == "p5":  # in words there is no such item
     return
-  for column in ("next" if "next" in learned else "target", *(["user"] if name in USERS else [])):
+  taken = next(column for column in ("next", "target", "candidates") if column in learned)
+  for column in (taken, *(["user"] if name in USERS else [])):
     beyond = learned | {column: jnp.where(learned[column] == PAD, PAD, 9_999)}
     assert np.isnan(system.loss(params, assets, beyond, jax.random.key(0)).sum), column
 

@@ -1,4 +1,4 @@
-"""What a batch of events draws anew each time, on the host: `transforms` of `loader.Batches`.
+"""What a batch draws anew each time, on the host: `transforms` of `loader.Batches`.
 
 B events, n negatives of each.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from recjax.data import negatives
+from recjax.data.interactions import Impressions
 from recjax.data.loader import HostBatch, Transform
 
 
@@ -35,3 +36,23 @@ def by_user(positives: negatives.Positives) -> Transform:
     return {**batch, **{name: x.astype(batch[name].dtype) for name, x in found.items()}}
 
   return redraw
+
+
+def shown(x: Impressions, n: int) -> Transform:
+  """Batches of `examples.clicks(x)` get `candidates` and `labels` [B, 1 + n] in place of a target.
+
+  The first was taken, the others were shown beside it and were not. Fewer than `n` go round again,
+  PAD stands where there was none.
+  """
+  if n < 1:
+    raise ValueError(f"{n} negatives beside a click teach nothing: draw at least one")
+
+  def add(batch: HostBatch, rng: np.random.Generator) -> HostBatch:
+    batch = dict(batch)
+    taken, rows = batch.pop("target"), batch.pop("impression")
+    candidates = np.column_stack([taken, negatives.impression(rng, x, rows, n)])
+    labels = np.zeros(candidates.shape, np.float32)
+    labels[:, 0] = 1
+    return {**batch, "candidates": candidates.astype(np.int32), "labels": labels}
+
+  return add

@@ -20,6 +20,7 @@ from recjax.systems.collaborative import (
   user_knn,
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
+from recjax.systems.news import nrms
 from recjax.systems.sequential import bert4rec, caser, fdsa, gru4rec, s3rec, sasrec
 
 # name -> module, lower case and underscores; a new system is one import and one line here
@@ -38,6 +39,7 @@ SYSTEMS: dict[str, ModuleType] = {
   "markov": markov,
   "mf": mf,
   "neumf": neumf,
+  "nrms": nrms,
   "p5": p5,
   "popularity": popularity,
   "s3rec": s3rec,
