@@ -15,6 +15,7 @@ from recjax.data.interactions import Interactions
 from recjax.semid import artefact
 from recjax.systems import SYSTEMS
 from recjax.systems.sequential import fdsa
+from recjax.text import words
 from recjax.train import stages
 from recjax.types import Assets, System
 
@@ -27,6 +28,8 @@ class Ingredients(Protocol):
   vectors: np.ndarray  # [I, D]
   ids: artefact.SemanticIds
   language: language.Language
+  words: words.Words
+  word_vectors: np.ndarray | None  # [V, D]
 
 
 class Built(NamedTuple):
@@ -146,6 +149,15 @@ def _from_words(module, cfg, of: Ingredients) -> Assets:
   return module.assets(cfg, words.words, words.domain.items, words.ratings)
 
 
+def _news_sizes(of: Ingredients) -> dict[str, Any]:
+  return {**_sizes(of), "num_words": len(of.words)}
+
+
+def _from_titles(module, cfg, of: Ingredients) -> Assets:
+  titles = of.words.batch(of.raw.catalog["title"].tolist(), cfg.title)
+  return module.assets(cfg, titles, of.word_vectors)
+
+
 # name -> (sizes that the data gives, how the assets are made); the others read no assets
 _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., Assets]]] = {
   "content": (_sizes, _from_vectors),
@@ -155,6 +167,7 @@ _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., As
   "hybrid": (_sizes, _from_vectors_and_counts),
   "lightgcn": (_sizes, lambda module, cfg, of: module.assets(cfg, of.known)),
   "mf": (_sizes, _rating_mean),
+  "nrms": (_news_sizes, _from_titles),
   "p5": (_vocabulary_size, _from_words),
   "s3rec": (_attribute_sizes, _from_attributes),
   "t5_rating": (_vocabulary_size, None),

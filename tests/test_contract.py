@@ -121,17 +121,17 @@ def rated(train):
 
 
 def shown(train):
-  """Each event as an impression: the item that was taken, and four others that were not."""
+  """Each event as an impression: the item that was taken, and half of the others, that were not."""
   found = examples.prefixes(train)
   taken = found.dense["target"][:, None]
   steps = np.random.default_rng(2).permuted(
     np.tile(np.arange(1, ITEMS - 1), (len(taken), 1)), axis=1
   )
-  others = 1 + (taken - 1 + steps[:, :4]) % (ITEMS - 1)
+  others = 1 + (taken - 1 + steps[:, :12]) % (ITEMS - 1)
   columns = {
     "user": found.dense["user"],
     "candidates": np.concatenate([taken, others], 1).astype(np.int32),
-    "labels": np.tile(np.float32([1, 0, 0, 0, 0]), (len(taken), 1)),
+    "labels": np.tile(np.eye(1, 13, dtype=np.float32), (len(taken), 1)),
   }
   return examples.Examples(columns, found.left)
 
