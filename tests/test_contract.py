@@ -137,17 +137,38 @@ def shown(train):
 
 
 def titles():
-  """[I, 3] a word that an item has alone, one that it shares, and for some PAD."""
-  at = np.arange(ITEMS)
-  return np.stack([2 + at, 2 + ITEMS + at % 4, np.where(at % 3, 2 + ITEMS + 4, PAD)], 1)
+  """[I, 3] words: the walk goes around, and a title ends with the word that the next begins with.
+
+  Some end with a word that many have.
+  """
+  raw = np.array([0, *map(int, log().train.items[1:])])
+  more = np.where(raw % 3, 1 + ITEMS, PAD)
+  return np.stack([2 + raw, 2 + (raw + 1) % (ITEMS - 1), more], 1)
 
 
-NEWS = {"num_items": ITEMS, "num_words": ITEMS + 7, "title": 3, "word_dim": 16, "query": 8}
+NEWS = {"num_items": ITEMS, "num_words": ITEMS + 2, "title": 3, "word_dim": 16, "query": 8}
 
 
 def nrms_setup(module):
   cfg = module.Config(**NEWS, heads=2, head_dim=16, dropout=0.0)
   return cfg, module.assets(cfg, titles())
+
+
+def naml_setup(module):
+  cfg = module.Config(
+    **NEWS, num_categories=4, num_subcategories=8, abstract=3, category_dim=4, dim=32, dropout=0.0
+  )
+  at = np.arange(ITEMS)
+  return cfg, module.assets(cfg, titles(), titles() * (at % 2)[:, None], at % 4, at % 8)
+
+
+def lstur_setup(module):
+  cfg = module.Config(
+    **NEWS, num_users=log().train.num_users, num_categories=4, num_subcategories=8,
+    category_dim=4, filters=24, dropout=0.0, masked=0.0,
+  )  # fmt: skip
+  at = np.arange(ITEMS)
+  return cfg, module.assets(cfg, titles(), at % 4, at % 8)
 
 
 def social_setup(module):
@@ -192,6 +213,8 @@ SETUPS = {
   "p5": text_setup,
   "graphrec": social_setup,
   "neumf": tower_setup,
+  "lstur": lstur_setup,
+  "naml": naml_setup,
   "nrms": nrms_setup,
   "mf": users_setup,
   "content": content_setup,
@@ -212,6 +235,8 @@ EXAMPLES = {
   "p5": lambda train: in_words(examples.prefixes(train)),
   "graphrec": rated,
   "neumf": examples.events,
+  "lstur": shown,
+  "naml": shown,
   "nrms": shown,
   "fism": whole,
   "mf": examples.events,
@@ -239,7 +264,7 @@ DRAWS = {
 # Those that compare a target with the batch's `candidates`, and draw nothing else.
 GIVEN = {"fism", "lightgcn", "mf", "neumf"}
 # Those that have a row of their own for each user.
-USERS = {"caser", "graphrec", "ials", "lightgcn", "mf", "neumf", "text_graph"}
+USERS = {"caser", "graphrec", "ials", "lightgcn", "lstur", "mf", "neumf", "text_graph"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
   "fism": (150, 1e-2),
@@ -249,7 +274,6 @@ TRAINING = {
   "lightgcn": (200, 1e-2),
   "mf": (200, 1e-2),
   "neumf": (250, 1e-2),
-  "nrms": (300, 1e-2),
   "text_graph": (200, 1e-2),
   "tiger": (600, 3e-3),
   "tiger_lm": (300, 3e-3),

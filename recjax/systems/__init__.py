@@ -20,7 +20,7 @@ from recjax.systems.collaborative import (
   user_knn,
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
-from recjax.systems.news import nrms
+from recjax.systems.news import lstur, naml, nrms
 from recjax.systems.sequential import bert4rec, caser, fdsa, gru4rec, s3rec, sasrec
 
 # name -> module, lower case and underscores; a new system is one import and one line here
@@ -36,8 +36,10 @@ SYSTEMS: dict[str, ModuleType] = {
   "ials": ials,
   "item_knn": item_knn,
   "lightgcn": lightgcn,
+  "lstur": lstur,
   "markov": markov,
   "mf": mf,
+  "naml": naml,
   "neumf": neumf,
   "nrms": nrms,
   "p5": p5,

@@ -27,17 +27,24 @@ from recjax.types import PAD, Array, Loss, System
 _CHUNK = 256  # news that `index` encodes at a time
 
 
-def table(what: str, ids: np.ndarray, rows: int, count: int | None = None) -> Array:
+def table(what: str, ids: np.ndarray, rows: int, count: int) -> Array:
   """An asset [rows, ...] of ids below `count`, checked; row 0, of no news, is PAD throughout."""
   ids = np.array(ids, np.int32)
   if len(ids) != rows:
     raise ValueError(f"{what}: {len(ids)} rows, and the config has num_items={rows}, PAD included")
   ids[PAD] = PAD
-  if count is not None and not 0 <= ids.min() <= ids.max() < count:
+  if not 0 <= ids.min() <= ids.max() < count:
     raise ValueError(
       f"{what}: ids of {ids.min()}..{ids.max()}, and the config has {count}: raise that number"
     )
   return jnp.asarray(ids)
+
+
+def texts(what: str, ids: np.ndarray, rows: int, width: int, words: int) -> Array:
+  """The same of word ids [rows, width]."""
+  if np.shape(ids)[1:] != (width,):
+    raise ValueError(f"{what} of shape {np.shape(ids)}; the config reads {width} words of each")
+  return table(what, ids, rows, words)
 
 
 def word_vectors(vectors: np.ndarray | None, words: int, dim: int) -> dict[str, Array]:

@@ -61,16 +61,12 @@ def assets(
 
   And word vectors [V, word_dim] to start from, if any.
   """
-  for name, ids, width in (("title", titles, cfg.title), ("abstract", abstracts, cfg.abstract)):
-    if np.shape(ids)[1:] != (width,):
-      raise ValueError(f"{name}s of shape {np.shape(ids)}; the config reads {width} words")
+  rows, words = cfg.num_items, cfg.num_words
   return {
-    "titles": clicks.table("titles", titles, cfg.num_items, cfg.num_words),
-    "abstracts": clicks.table("abstracts", abstracts, cfg.num_items, cfg.num_words),
-    "categories": clicks.table("categories", categories, cfg.num_items, cfg.num_categories),
-    "subcategories": clicks.table(
-      "subcategories", subcategories, cfg.num_items, cfg.num_subcategories
-    ),
+    "titles": clicks.texts("titles", titles, rows, cfg.title, words),
+    "abstracts": clicks.texts("abstracts", abstracts, rows, cfg.abstract, words),
+    "categories": clicks.table("categories", categories, rows, cfg.num_categories),
+    "subcategories": clicks.table("subcategories", subcategories, rows, cfg.num_subcategories),
     **clicks.word_vectors(vectors, cfg.num_words, cfg.word_dim),
   }
 

@@ -47,10 +47,8 @@ class Config:
 
 def assets(cfg: Config, titles: np.ndarray, vectors: np.ndarray | None = None) -> dict[str, Array]:
   """Word ids of each title [I, S], and word vectors [V, word_dim] to start from, if any."""
-  if np.shape(titles)[1:] != (cfg.title,):
-    raise ValueError(f"titles of shape {np.shape(titles)}; the config reads {cfg.title} words")
   return {
-    "titles": clicks.table("titles", titles, cfg.num_items, cfg.num_words),
+    "titles": clicks.texts("titles", titles, cfg.num_items, cfg.title, cfg.num_words),
     **clicks.word_vectors(vectors, cfg.num_words, cfg.word_dim),
   }
 
