@@ -156,7 +156,10 @@ def test_a_run_learns_which_kind_of_news_a_user_reads(tmp_path):
 
 def test_news_without_an_id_goes_by_its_title(tmp_path):
   (tmp_path / "news.jsonl").write_text(
-    json.dumps({"id": "N1", "title": "One", "category": "news", "subcategory": "us"}) + "\n"
+    json.dumps(
+      {"id": "N1", "title": "One", "category": "news", "subcategory": "us", "abstract": "A"}
+    )
+    + "\n"
   )
   (tmp_path / "impressions.jsonl").write_text(
     "".join(

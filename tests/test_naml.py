@@ -25,8 +25,12 @@ BATCH = {
 def made(cfg=CFG, titles=TITLES, abstracts=ABSTRACTS):
   system = naml.make(cfg)
   assets = naml.assets(cfg, titles, abstracts, CATEGORIES, SUBCATEGORIES)
-  params = system.init(jax.random.key(0), assets, BATCH)
-  return system, assets, params | {"words": 8 * params["words"]}
+  params = jax.jit(system.init)(jax.random.key(0), assets, BATCH)
+  return (
+    system._replace(score=jax.jit(system.score)),
+    assets,
+    params | {"words": 8 * params["words"]},
+  )
 
 
 def pooled(p, x):
