@@ -179,6 +179,11 @@ def _from_views(module, cfg, of: Ingredients) -> Assets:
   return module.assets(cfg, titles, abstracts, *kinds, of.word_vectors)
 
 
+def _from_titles_and_category(module, cfg, of: Ingredients) -> Assets:
+  titles = of.words.batch(of.raw.catalog["title"].tolist(), cfg.title)
+  return module.assets(cfg, titles, _kinds(of, "category")[0])
+
+
 def _from_titles_and_kinds(module, cfg, of: Ingredients) -> Assets:
   titles = of.words.batch(of.raw.catalog["title"].tolist(), cfg.title)
   kinds = (_kinds(of, field)[0] for field in ("category", "subcategory"))
@@ -188,6 +193,7 @@ def _from_titles_and_kinds(module, cfg, of: Ingredients) -> Assets:
 # name -> (sizes that the data gives, how the assets are made); the others read no assets
 _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., Assets]]] = {
   "content": (_sizes, _from_vectors),
+  "ebnr": (_news_sizes, _from_titles_and_category),
   "fdsa": (_attribute_sizes, _from_attributes),
   "graphrec": (_sizes, _from_links),
   "gru4rec": (_sizes, _from_counts),

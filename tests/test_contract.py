@@ -162,6 +162,13 @@ def naml_setup(module):
   return cfg, module.assets(cfg, titles(), titles() * (at % 2)[:, None], at % 4, at % 8)
 
 
+def ebnr_setup(module):
+  """Without the pretraining its articles' encoder has to learn here."""
+  sizes = {name: NEWS[name] for name in ("num_items", "num_words", "title")}
+  cfg = module.Config(**sizes, num_categories=4, dim=32, tuned=True)
+  return cfg, module.assets(cfg, titles(), np.arange(ITEMS) % 4)
+
+
 def lstur_setup(module):
   cfg = module.Config(
     **NEWS, num_users=log().train.num_users, num_categories=4, num_subcategories=8,
@@ -213,6 +220,7 @@ SETUPS = {
   "p5": text_setup,
   "graphrec": social_setup,
   "neumf": tower_setup,
+  "ebnr": ebnr_setup,
   "lstur": lstur_setup,
   "naml": naml_setup,
   "nrms": nrms_setup,
@@ -235,6 +243,7 @@ EXAMPLES = {
   "p5": lambda train: in_words(examples.prefixes(train)),
   "graphrec": rated,
   "neumf": examples.events,
+  "ebnr": shown,
   "lstur": shown,
   "naml": shown,
   "nrms": shown,

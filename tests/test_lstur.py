@@ -28,7 +28,8 @@ def made(**changes):
   titles = np.random.default_rng(0).integers(2, 9, (ITEMS, 3))
   assets = lstur.assets(cfg, titles, np.arange(ITEMS) % 3, np.arange(ITEMS) % 4)
   system = lstur.make(cfg)
-  params = system.init(jax.random.key(0), assets, BATCH)
+  params = jax.jit(system.init)(jax.random.key(0), assets, BATCH)
+  system = system._replace(embed=jax.jit(system.embed), index=jax.jit(system.index))
   return system, assets, params | {"users": 20 * params["users"], "words": 8 * params["words"]}
 
 
@@ -77,10 +78,9 @@ def test_in_training_users_are_masked_at_the_rate_and_only_then():
     batch = BATCH | {"user": jnp.arange(ROWS) + 1}
     users = 0.1 * jax.random.normal(jax.random.key(1), (ROWS + 1, 8))
     cfg = dataclasses.replace(CFG, masked=masked, num_users=ROWS + 1)
-    loss = lstur.make(cfg).loss
-    return jax.grad(lambda u: loss(params | {"users": u}, assets, batch, jax.random.key(2)).sum)(
-      users
-    )[1:]
+    loss, key = lstur.make(cfg).loss, jax.random.key(2)
+    grad = jax.grad(lambda u: loss(params | {"users": u}, assets, batch, key).sum)
+    return jax.jit(grad)(users)[1:]
 
   assert np.abs(moved(0.0)).sum(1).all()
   share = (np.abs(moved(0.5)).sum(1) > 0).mean()

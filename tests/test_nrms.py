@@ -36,8 +36,9 @@ def batch_of(rows=3):
 def made():
   """(system, assets, params), the word table wide so that scores differ."""
   system, assets = nrms.make(CFG), nrms.assets(CFG, titles())
-  params = system.init(jax.random.key(0), assets, batch_of())
-  return system, assets, params | {"words": 8 * params["words"]}
+  params = jax.jit(system.init)(jax.random.key(0), assets, batch_of())
+  made = {name: jax.jit(getattr(system, name)) for name in ("score", "loss", "index")}
+  return system._replace(**made), assets, params | {"words": 8 * params["words"]}
 
 
 def test_the_pool_is_the_mean_weighed_by_a_softmax():

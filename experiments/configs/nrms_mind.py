@@ -9,7 +9,7 @@ starts from GloVe: `--config.words.vectors=glove.840B.300d.txt`. Not yet measure
     python -m experiments.run --config=experiments/configs/nrms_mind.py \\
       --config.data.path=MINDsmall --workdir=runs/nrms_mind
 
-Hardware: 1 GPU; a CPU takes days.
+Hardware: 1 GPU; 2 CPU cores take days.
 """
 
 from experiments import settings

@@ -29,7 +29,7 @@ def get_config():
     words=settings.Words(least=2),
     model=settings.model(nrms.Config, title=20, word_dim=100, heads=8, query=100),
     train=loop.Config(
-      steps=600,
+      steps=300,
       optimizer=optim.Config(rate=1e-3),
       eval_every=60,
       best="valid/auc",

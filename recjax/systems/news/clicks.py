@@ -15,6 +15,8 @@ B batch, T history (left-padded with PAD), C candidates, D width, I items (PAD i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,8 +58,14 @@ def word_vectors(vectors: np.ndarray | None, words: int, dim: int) -> dict[str, 
   return {"word_vectors": jnp.asarray(vectors, jnp.float32)}
 
 
-def system(model: nn.Module, *, num_items: int, num_users: int | None = None) -> System:
-  """`num_users` where the model has a vector for each."""
+def system(
+  model: nn.Module,
+  *,
+  num_items: int,
+  num_users: int | None = None,  # where the model has a vector for each
+  competing: Callable[[Array, Array, Array], losses.Total] = losses.taken_xent,
+) -> System:
+  """The loss is `competing` of scores, labels and where there is a candidate, all [B, C]."""
 
   def init(key, assets, batch):
     params = model.init(key, assets, batch, train=False, method=_user)["params"]
@@ -74,7 +82,7 @@ def system(model: nn.Module, *, num_items: int, num_users: int | None = None) ->
     if num_users is not None:
       scores = losses.possible(scores, batch["user"][:, None], num_users)
     where = (shown != PAD) & (batch["weight"] > 0)[:, None]
-    return Loss(*losses.taken_xent(scores, batch["labels"], where))
+    return Loss(*competing(scores, batch["labels"], where))
 
   def index(params, assets):
     items = jnp.arange(-(-num_items // _CHUNK) * _CHUNK).reshape(-1, _CHUNK) % num_items
