@@ -202,6 +202,7 @@ _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., As
   "lstur": (_news_sizes, _from_titles_and_kinds),
   "mf": (_sizes, _rating_mean),
   "naml": (_news_sizes, _from_views),
+  "npa": (_news_sizes, _from_titles),
   "nrms": (_news_sizes, _from_titles),
   "p5": (_vocabulary_size, _from_words),
   "s3rec": (_attribute_sizes, _from_attributes),

@@ -30,7 +30,7 @@ from recjax.data.examples import Examples
 from recjax.data.interactions import Impressions, Interactions
 from recjax.systems import SYSTEMS
 from recjax.train import evaluate
-from recjax.types import Assets, Params, System
+from recjax.types import PAD, Assets, Params, System
 
 _logger = logging.getLogger(__name__)
 
@@ -99,16 +99,22 @@ def _rating_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
 def _impressions_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
   """As given, where the last of the training part validates, a tenth or `data.valid`; or at random.
 
-  At random a tenth each validates and tests.
+  At random a tenth each validates and tests. Users of whom nothing is learned are unknown there.
   """
   if raw.split is None:
     if cfg.valid:
       raise ValueError("data.valid is a share of a given training part, and the source gives none")
-    return splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed)
-  train = raw.split.train
-  at = splits.moments(train, valid=cfg.valid or 0.1, test=0.0)
-  train, valid, _ = splits.temporal(train, **at)
-  return splits.Split(train, valid, raw.split.test)
+    train, *others = splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed)
+  else:
+    at = splits.moments(raw.split.train, valid=cfg.valid or 0.1, test=0.0)
+    train, valid, _ = splits.temporal(raw.split.train, **at)
+    others = valid, raw.split.test
+  users = (np.where(np.isin(x.user, train.user), x.user, PAD) for x in others)
+  known = (
+    dataclasses.replace(x, user=user.astype(np.int32))
+    for x, user in zip(others, users, strict=True)
+  )
+  return splits.Split(train, *known)
 
 
 def _by_user(split: splits.Split) -> splits.Split:

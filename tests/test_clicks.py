@@ -96,10 +96,9 @@ def write_mind(folder, seed=0):
       own = rng.permutation([id_ for id_, kind in news if kind == KINDS[liked]])
       others = rng.permutation([id_ for id_, kind in news if kind != KINDS[liked]])
       candidates = rng.permutation([f"{own[0]}-1", *(f"{other}-0" for other in others[:5])])
+      user = "STRANGER" if part == "dev" and not n else f"U{n % 30}"
       time = f"11/{day + n * 5 // 240}/2019 8:{n % 60:02}:00 AM"
-      lines.append(
-        f"{n}\tU{n % 30}\t{time}\t{' '.join(own[1 : 2 + n % 4])}\t{' '.join(candidates)}\n"
-      )
+      lines.append(f"{n}\t{user}\t{time}\t{' '.join(own[1 : 2 + n % 4])}\t{' '.join(candidates)}\n")
     (folder / part / "behaviors.tsv").write_text("".join(lines))
 
 
@@ -132,7 +131,7 @@ def test_a_folder_of_mind_becomes_batches_that_say_the_same(tmp_path):
   for row, line in enumerate(lines):
     _, user, _, history, candidates = line.split("\t")
     ids = job.raw.catalog.ids
-    assert test.users[batch["user"][row]] == user
+    assert test.users[batch["user"][row]] == user.replace("STRANGER", "")  # not of the training
     assert ids[batch["history"][row][batch["history"][row] > 0]].tolist() == history.split()
     told = zip(ids[batch["candidates"][row]], batch["labels"][row], strict=True)
     assert " ".join(f"{id_}-{int(label)}" for id_, label in told) == candidates

@@ -169,6 +169,12 @@ def ebnr_setup(module):
   return cfg, module.assets(cfg, titles(), np.arange(ITEMS) % 4)
 
 
+def npa_setup(module):
+  users = log().train.num_users
+  cfg = module.Config(**NEWS, num_users=users, user_dim=4, filters=32, dropout=0.0)
+  return cfg, module.assets(cfg, titles())
+
+
 def lstur_setup(module):
   cfg = module.Config(
     **NEWS, num_users=log().train.num_users, num_categories=4, num_subcategories=8,
@@ -223,6 +229,7 @@ SETUPS = {
   "ebnr": ebnr_setup,
   "lstur": lstur_setup,
   "naml": naml_setup,
+  "npa": npa_setup,
   "nrms": nrms_setup,
   "mf": users_setup,
   "content": content_setup,
@@ -246,6 +253,7 @@ EXAMPLES = {
   "ebnr": shown,
   "lstur": shown,
   "naml": shown,
+  "npa": shown,
   "nrms": shown,
   "fism": whole,
   "mf": examples.events,
@@ -273,7 +281,7 @@ DRAWS = {
 # Those that compare a target with the batch's `candidates`, and draw nothing else.
 GIVEN = {"fism", "lightgcn", "mf", "neumf"}
 # Those that have a row of their own for each user.
-USERS = {"caser", "graphrec", "ials", "lightgcn", "lstur", "mf", "neumf", "text_graph"}
+USERS = {"caser", "graphrec", "ials", "lightgcn", "lstur", "mf", "neumf", "npa", "text_graph"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
   "fism": (150, 1e-2),

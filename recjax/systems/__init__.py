@@ -20,7 +20,7 @@ from recjax.systems.collaborative import (
   user_knn,
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
-from recjax.systems.news import ebnr, lstur, naml, nrms
+from recjax.systems.news import ebnr, lstur, naml, npa, nrms
 from recjax.systems.sequential import bert4rec, caser, fdsa, gru4rec, s3rec, sasrec
 
 # name -> module, lower case and underscores; a new system is one import and one line here
@@ -42,6 +42,7 @@ SYSTEMS: dict[str, ModuleType] = {
   "mf": mf,
   "naml": naml,
   "neumf": neumf,
+  "npa": npa,
   "nrms": nrms,
   "p5": p5,
   "popularity": popularity,
