@@ -3,7 +3,10 @@
 AUC, MRR and NDCG of each impression's candidates. Impressions are split at random, 80 / 10 / 10
 (`data.split_seed`): of one user some may be learned from and others test, and some have only a
 part of their candidates, so figures do not compare with MIND's own. Word vectors start at random.
-Not yet measured.
+
+Measured (2026-11-30, seed 0, 5 minutes beside other work): AUC .6502, MRR .3696, NDCG@5 .4062,
+NDCG@10 .4848; popularity, of the clicks that are not tested, .6299, .3879, .4226, .4969. The
+checkpoint is that of the best validation AUC. 281 impressions test, so AUC is known to some .02.
 
     python -m experiments.run --config=experiments/configs/nrms_mind_sample.py \\
       --workdir=runs/nrms_mind_sample
