@@ -15,6 +15,7 @@ from recjax.data.interactions import Interactions
 from recjax.semid import artefact
 from recjax.systems import SYSTEMS
 from recjax.systems.sequential import fdsa
+from recjax.text import words
 from recjax.train import stages
 from recjax.types import Assets, System
 
@@ -27,6 +28,8 @@ class Ingredients(Protocol):
   vectors: np.ndarray  # [I, D]
   ids: artefact.SemanticIds
   language: language.Language
+  words: words.Words
+  word_vectors: np.ndarray | None  # [V, D]
 
 
 class Built(NamedTuple):
@@ -150,17 +153,63 @@ def _from_words(module, cfg, of: Ingredients) -> Assets:
   return module.assets(cfg, words.words, words.domain.items, words.ratings)
 
 
+def _news_sizes(of: Ingredients) -> dict[str, Any]:
+  return {
+    **_sizes(of),
+    "num_words": len(of.words),
+    "num_categories": _kinds(of, "category")[1],
+    "num_subcategories": _kinds(of, "subcategory")[1],
+  }
+
+
+def _kinds(of: Ingredients, field: str) -> tuple[np.ndarray, int]:
+  """[I] the id of each item's category, 0 where none is told, and how many ids there are."""
+  names, ids = np.unique(np.append("", of.raw.catalog[field]), return_inverse=True)
+  return ids[1:], len(names)
+
+
+def _from_titles(module, cfg, of: Ingredients) -> Assets:
+  titles = of.words.batch(of.raw.catalog["title"].tolist(), cfg.title)
+  return module.assets(cfg, titles, of.word_vectors)
+
+
+def _from_views(module, cfg, of: Ingredients) -> Assets:
+  told = of.raw.catalog
+  titles, abstracts = (
+    of.words.batch(told[field].tolist(), width)
+    for field, width in (("title", cfg.title), ("abstract", cfg.abstract))
+  )
+  kinds = (_kinds(of, field)[0] for field in ("category", "subcategory"))
+  return module.assets(cfg, titles, abstracts, *kinds, of.word_vectors)
+
+
+def _from_titles_and_category(module, cfg, of: Ingredients) -> Assets:
+  titles = of.words.batch(of.raw.catalog["title"].tolist(), cfg.title)
+  return module.assets(cfg, titles, _kinds(of, "category")[0])
+
+
+def _from_titles_and_kinds(module, cfg, of: Ingredients) -> Assets:
+  titles = of.words.batch(of.raw.catalog["title"].tolist(), cfg.title)
+  kinds = (_kinds(of, field)[0] for field in ("category", "subcategory"))
+  return module.assets(cfg, titles, *kinds, of.word_vectors)
+
+
 # name -> (sizes that the data gives, how the assets are made); the others read no assets
 _MADE: dict[str, tuple[Callable[[Ingredients], dict[str, Any]], Callable[..., Assets]]] = {
   "content": (_sizes, _from_vectors),
   "coserec": (_sizes, _from_events),
   "dros": (_sizes, _from_counts),
+  "ebnr": (_news_sizes, _from_titles_and_category),
   "fdsa": (_attribute_sizes, _from_attributes),
   "graphrec": (_sizes, _from_links),
   "gru4rec": (_sizes, _from_counts),
   "hybrid": (_sizes, _from_vectors_and_counts),
   "lightgcn": (_sizes, _from_events),
+  "lstur": (_news_sizes, _from_titles_and_kinds),
   "mf": (_sizes, _rating_mean),
+  "naml": (_news_sizes, _from_views),
+  "npa": (_news_sizes, _from_titles),
+  "nrms": (_news_sizes, _from_titles),
   "p5": (_vocabulary_size, _from_words),
   "s3rec": (_attribute_sizes, _from_attributes),
   "t5_rating": (_vocabulary_size, None),

@@ -352,6 +352,7 @@ def describe(config: ml_collections.ConfigDict) -> str:
   sections = {
     "data": settings.Data,
     "text": settings.Text,
+    "words": settings.Words,
     "semantic_ids": settings.SemanticIds,
     "prompts": settings.Prompts,
     "model": SYSTEMS[config.system].Config,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -23,9 +24,9 @@ from experiments import settings, sources, tasks
 from recjax import growth
 from recjax.data import interactions, prepare, splits, storage
 from recjax.data.errors import DataError
-from recjax.data.interactions import Interactions
+from recjax.data.interactions import Impressions, Interactions
 from recjax.semid import artefact, assign, learn, quantizer, report
-from recjax.text import encoders, lsa, vectors
+from recjax.text import encoders, lsa, vectors, words
 from recjax.types import PAD
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class Preparation:
     workdir.mkdir(parents=True, exist_ok=True)
 
   def keep_data(self) -> None:
-    storage.save(self.raw.interactions, self.workdir / "data")
+    save = storage.save_maps if self.task.impressions else storage.save
+    save(self.raw.interactions, self.workdir / "data")
 
   def section(self, name: str) -> ml_collections.ConfigDict:
     """A part of the config that this stage needs."""
@@ -52,7 +54,12 @@ class Preparation:
   @functools.cached_property
   def raw(self) -> sources.Raw:
     raw = sources.read(_unread(self.data, self.task), self.workdir)
-    if not self.task.ratings:  # only that they met it
+    if isinstance(raw.interactions, Impressions) != self.task.impressions:
+      raise ValueError(
+        f"the source {self.data.source!r} and the task {self.config.task!r} do not fit: impressions"
+        " are of the sources mind and mind_sample, and of the task impressions"
+      )
+    if not (self.task.ratings or self.task.impressions):  # only that they met it
       split = raw.split and splits.Split(*map(_unrated, raw.split))
       raw = dataclasses.replace(raw, interactions=_unrated(raw.interactions), split=split)
     _logger.info("prepared %r, %r", raw.interactions, raw.catalog)
@@ -61,6 +68,10 @@ class Preparation:
   @functools.cached_property
   def _split(self) -> tuple[splits.Split, np.ndarray]:
     whole = self.task.split(self.raw, self.data)
+    if self.task.impressions:
+      if self.data.cold:
+        raise ValueError("data.cold is of events, not of impressions")
+      return whole, np.zeros(self.raw.interactions.num_items, bool)
     tasks.check_split(self.config, whole)
     return splits.cold_items(whole, self.data.cold, seed=self.data.split_seed)
 
@@ -81,7 +92,25 @@ class Preparation:
   @functools.cached_property
   def before_test(self) -> Interactions:
     """Train and validation events, each user's in order."""
-    return prepare.order(interactions.concat(self.split[:2]), ties=prepare.file_order)
+    parts = self.split[:2]
+    if self.task.impressions:
+      parts = [interactions.taken(part) for part in parts]
+    return prepare.order(interactions.concat(parts), ties=prepare.file_order)
+
+  @functools.cached_property
+  def words(self) -> words.Words:
+    """The vocabulary of the news that training impressions show."""
+    cfg = settings.build(settings.Words, self.section("words"))
+    shown = (self.known.history, self.known.candidates)
+    news = np.unique(np.concatenate([r[i] for r in shown for i in range(len(r))]))
+    texts = (self.raw.catalog[name][news].tolist() for name in cfg.fields)
+    return words.fit(itertools.chain.from_iterable(texts), least=cfg.least)
+
+  @functools.cached_property
+  def word_vectors(self) -> np.ndarray | None:
+    """[V, D] that a word table starts from, where the config names a file."""
+    path = settings.build(settings.Words, self.section("words")).vectors
+    return words.vectors(sources.path_of(path), self.words) if path else None
 
   @functools.cached_property
   def encoder(self) -> encoders.Encoder | lsa.Lsa:

@@ -22,7 +22,7 @@ from experiments import results
 from recjax.semid import report
 
 _METRICS = "metrics.jsonl"
-_DRAWN = ("/recall@10", "/ndcg@10", "/rmse")  # of validation
+_DRAWN = ("/recall@10", "/ndcg@10", "/rmse", "/auc")  # of validation
 
 _STYLE = """
 :root { color-scheme: light dark; --edge: #8884; --mark: #1a7f37; }

@@ -44,7 +44,7 @@ class Data:
   max_len: int = 20  # history items that a model reads
   buckets: tuple[int, ...] = ()  # shorter widths that short histories, or sources, are padded to
   even: bool = False  # narrower batches of training have more rows, as many places in all
-  negatives: int = 0  # items the user has not met, beside each event; 0: the system draws its own
+  negatives: int = 0  # beside each event, not met (a click: not clicked); 0: the system's own draw
   split_seed: int = 0  # of splits at random
   valid: float = 0.0  # of a given training part (sampled: of its users), to validate by
   cold: float = 0.0  # of the items that test, so many are kept from training and validation
@@ -63,6 +63,15 @@ class Text:
   encoder: str = "lsa"  # lsa, or the folder of a sentence encoder
   dim: int = 64  # of lsa; 0: 128, fewer where there are few texts or terms
   shortest: int = 2  # letters of the shortest word that lsa reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+  """The vocabulary of the news that training impressions show."""
+
+  fields: tuple[str, ...] = ("title",)  # of the catalogue, whose words count
+  least: int = 1  # times that a word occurs; a rarer one is unknown
+  vectors: str = ""  # a text file of word vectors, as GloVe's, that the table starts from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +143,7 @@ PLAIN = {
 }
 # All that a config may hold.
 SECTIONS = (
-  *("data", "text", "semantic_ids", "prompts", "pairs", "model", "train", "pretrain"),
+  *("data", "text", "words", "semantic_ids", "prompts", "pairs", "model", "train", "pretrain"),
   *("evaluation", *PLAIN),
 )
 

@@ -14,10 +14,11 @@ import numpy as np
 from experiments.settings import Data
 from recjax.data import interactions, prepare, splits, synthetic, synthetic_oracle
 from recjax.data.errors import DataError
-from recjax.data.interactions import Catalog, Impressions, Interactions, Links
+from recjax.data.interactions import STRING, Catalog, Impressions, Interactions, Links
 from recjax.data.readers import (
   amazon,
   edges,
+  mind,
   movielens,
   recbole,
   sequences,
@@ -35,7 +36,7 @@ _logger = logging.getLogger(__name__)
 class Raw:
   """What a source holds. Events that come as train and test stay split."""
 
-  interactions: Interactions
+  interactions: Interactions | Impressions
   catalog: Catalog | None = None
   split: splits.Split | None = None
   links: Links | None = None  # between users
@@ -46,6 +47,7 @@ TRUTH = "truth.json"  # of a synthetic world, in the run's folder `raw`: what ca
 
 Source = Callable[[Data, pathlib.Path, pathlib.Path], Raw]  # (config, its path, the run's folder)
 
+_NONE = np.zeros(0, np.int64)  # rows
 _SIZES = {"tiny": synthetic.TINY, "small": synthetic.SMALL}
 
 
@@ -58,7 +60,7 @@ def read(cfg: Data, workdir: pathlib.Path) -> Raw:
   _check(cfg)
   raw = SOURCES[cfg.source](cfg, path_of(cfg.path), workdir)
   x, core = raw.interactions, bool(cfg.user_core or cfg.item_core)
-  if raw.split is None:
+  if raw.split is None and isinstance(x, Interactions):
     ties = _ties(cfg.ties)
     if cfg.repeats == "first":
       x = prepare.deduplicate(prepare.order(x, ties=ties))
@@ -66,7 +68,10 @@ def read(cfg: Data, workdir: pathlib.Path) -> Raw:
       x = prepare.k_core(x, user=cfg.user_core, item=cfg.item_core)
     x = prepare.order(prepare.reindex(x), ties=ties)
   elif core or cfg.repeats != "keep":
-    raise ValueError("data that comes as train and test is filtered already: no core, no repeats")
+    raise ValueError(
+      "data that comes as train and test, or as impressions, is filtered already: no core, no "
+      "repeats"
+    )
   if raw.catalog is None:
     return dataclasses.replace(raw, interactions=x, catalog=Catalog(x.items, {"title": x.items}))
   catalog = raw.catalog
@@ -268,11 +273,41 @@ def _ncf(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
   return dataclasses.replace(_given(train, test), candidates=candidates)
 
 
+def _mind(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
+  """MIND's folders `train`, and `dev` (or `valid`, as some copies name it) to test on.
+
+  The test part of MIND has no labels: papers report on dev.
+  """
+  folders = path / "train", path / "valid" if (path / "valid").is_dir() else path / "dev"
+  parts = share_ids(*(mind.behaviors(_one_of(at, "behaviors.tsv")) for at in folders))
+  catalog = _stacked([mind.news(_one_of(at, "news.tsv")) for at in folders])
+  return Raw(parts[0], catalog, splits.Split(parts[0], parts[0].take(_NONE), parts[1]))
+
+
+def _mind_sample(cfg: Data, path: pathlib.Path, workdir: pathlib.Path) -> Raw:
+  """Impressions and news of MIND as JSON lines; news without an id goes by its title."""
+  x = mind.sampled_behaviors(_one_of(path, "impressions.jsonl"))
+  catalog = mind.sampled_news(_one_of(path, "news.jsonl"))
+  titles = interactions.with_pad(x.items[~np.isin(x.items, catalog.ids)])
+  return Raw(x, _stacked([catalog, Catalog(titles, {"title": titles})]))
+
+
+def _stacked(catalogs: Sequence[Catalog]) -> Catalog:
+  """The texts of several catalogues; of an item that more than one describes, the first's."""
+  ids = np.concatenate([c.ids for c in catalogs])
+  _, first = np.unique(ids, return_index=True)
+  first = np.sort(first)
+  fields = {
+    name: np.concatenate([c.fields.get(name, np.full(len(c.ids), "", STRING)) for c in catalogs])
+    for name in ("title", "category", "subcategory", "abstract")
+  }
+  return Catalog(ids[first], {name: field[first] for name, field in fields.items()})
+
+
 def _given(train: Interactions, test: Interactions, **more) -> Raw:
   train, test = (x.take(np.argsort(x.user, kind="stable")) for x in (train, test))
-  nothing = train.take(np.zeros(0, np.int64))
   both = interactions.concat([train, test])
-  return Raw(both, split=splits.Split(train, nothing, test), **more)
+  return Raw(both, split=splits.Split(train, train.take(_NONE), test), **more)
 
 
 def _one_of(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -313,6 +348,8 @@ SOURCES: dict[str, Source] = {
   "ciao": _ciao,
   "gowalla": _gowalla,
   "graphrec": _graphrec,
+  "mind": _mind,
+  "mind_sample": _mind_sample,
   "movielens": _movielens,
   "ncf": _ncf,
   "recbole": _recbole,

@@ -6,6 +6,7 @@
 | top_n | as given, or by ratio | history | full ranking of all a user's test items |
 | sampled | as next_item, or as given | candidates | rank among the candidates |
 | rating | as given, or by ratio | user and item | RMSE, MAE |
+| impressions | as given, the end of train validates, or by ratio | candidates | AUC, MRR, NDCG |
 | prompts | as next_item | in words | as `language` says of each family of questions |
 | rating_prompts | as rating | in words | the same |
 """
@@ -26,10 +27,10 @@ from experiments import settings, sources
 from recjax.data import draws, examples, interactions, loader, negatives, prepare, splits
 from recjax.data.errors import DataError
 from recjax.data.examples import Examples
-from recjax.data.interactions import Interactions
+from recjax.data.interactions import Impressions, Interactions
 from recjax.systems import SYSTEMS
 from recjax.train import evaluate
-from recjax.types import Assets, Params, System
+from recjax.types import PAD, Assets, Params, System
 
 _logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Task(NamedTuple):
   asked: Callable[[sources.Raw, Interactions, Interactions], Examples] | None = None
   measure: Callable[[System, settings.Evaluation], evaluate.Measure] | None = None
   ratings: bool = False  # what users thought of it counts, not only that they met it
+  impressions: bool = False  # of `Impressions`, not of `Interactions`
 
 
 def _next_item_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
@@ -92,6 +94,27 @@ def _ratio_split(raw: sources.Raw, cfg: settings.Data, unless: float = 0.0) -> s
 def _rating_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
   """The same, a tenth where nothing else is said: ratings are always validated."""
   return _ratio_split(raw, cfg, unless=0.1)
+
+
+def _impressions_split(raw: sources.Raw, cfg: settings.Data) -> splits.Split:
+  """As given, where the last of the training part validates, a tenth or `data.valid`; or at random.
+
+  At random a tenth each validates and tests. Users of whom nothing is learned are unknown there.
+  """
+  if raw.split is None:
+    if cfg.valid:
+      raise ValueError("data.valid is a share of a given training part, and the source gives none")
+    train, *others = splits.ratio(raw.interactions, valid=0.1, test=0.1, seed=cfg.split_seed)
+  else:
+    at = splits.moments(raw.split.train, valid=cfg.valid or 0.1, test=0.0)
+    train, valid, _ = splits.temporal(raw.split.train, **at)
+    others = valid, raw.split.test
+  users = (np.where(np.isin(x.user, train.user), x.user, PAD) for x in others)
+  known = (
+    dataclasses.replace(x, user=user.astype(np.int32))
+    for x, user in zip(others, users, strict=True)
+  )
+  return splits.Split(train, *known)
 
 
 def _by_user(split: splits.Split) -> splits.Split:
@@ -149,6 +172,12 @@ TASKS: dict[str, Task] = {
     lambda system, cfg: evaluate.rating(system),
     ratings=True,
   ),
+  "impressions": Task(
+    _impressions_split,
+    lambda raw, before, events: examples.impressions(events),
+    lambda system, cfg: evaluate.clicks(system, cfg.ks),
+    impressions=True,
+  ),
   "prompts": Task(_next_item_split, ratings=True),
   "rating_prompts": Task(_rating_split, ratings=True),
 }
@@ -162,6 +191,7 @@ EXAMPLES: dict[str, Callable[[Interactions, int], Examples] | None] = {
   "alike": lambda train, max_len: examples.prefixes(train),  # each beside one of the same target
   "sequences": lambda train, max_len: examples.sequences(train, max_len, stride=max_len),
   "rows": lambda train, max_len: examples.rows(train, max_len),
+  "impressions": lambda train, max_len: examples.clicks(train),  # negatives drawn: see `drawn`
 }
 
 
@@ -211,7 +241,8 @@ class InIds:
 
   def __init__(self, of: Ingredients):
     self.of = of
-    self.on_ids, self.shown = "semantic_ids" in of.config, not of.task.ratings
+    self.on_ids = "semantic_ids" in of.config
+    self.shown = not (of.task.ratings or of.task.impressions)
 
   def learned(self) -> Examples:
     return EXAMPLES[self.of.config.examples](self.of.known, self.of.data.max_len)
@@ -277,6 +308,14 @@ def named(config: ml_collections.ConfigDict) -> Task:
   task = TASKS[config.task]
   if not (task.asked is None) == ("prompts" in config) == (config.examples == "prompts"):
     raise ValueError("a task in words needs examples='prompts' and a section `prompts`; others not")
+  if task.impressions != (config.examples == "impressions"):
+    raise ValueError("the task 'impressions' needs examples='impressions'; others not")
+  if task.impressions:
+    if not config.data.negatives:
+      raise ValueError("impressions are learned with data.negatives beside each click: name some")
+    if config.evaluation.deny_seen:
+      raise ValueError("evaluation.deny_seen is of rankings, not of the impressions' candidates")
+    return task
   if config.data.negatives and (task.ratings or config.examples not in ("events", "users")):
     raise ValueError(
       "data.negatives goes with examples 'events' or 'users' of a task without ratings, not with "
@@ -307,10 +346,14 @@ def check_split(config: ml_collections.ConfigDict, split: splits.Split) -> None:
       )
 
 
-def drawn(name: str, cfg: settings.Data, train: Interactions) -> list[loader.Transform]:
+def drawn(
+  name: str, cfg: settings.Data, train: Interactions | Impressions
+) -> list[loader.Transform]:
   """What is drawn anew for each batch of these examples."""
   if name == "alike":
     return [draws.same_target(examples.prefixes(train))]
+  if name == "impressions":
+    return [draws.shown(train, cfg.negatives)]
   if name != "users" and not cfg.negatives:
     return []
   positives = negatives.Positives.of(train)

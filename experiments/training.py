@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import assembly, language, preparation, settings, tasks
 from recjax.data import loader, splits
-from recjax.data.interactions import Interactions
+from recjax.data.interactions import Impressions, Interactions
 from recjax.train import evaluate, loop, stages
 
 
@@ -178,5 +178,8 @@ def _events(job: Job) -> dict[str, str]:
   return {name: _digest(x) for name, x in found.items()}
 
 
-def _digest(x: Interactions) -> str:
+def _digest(x: Interactions | Impressions) -> str:
+  if isinstance(x, Impressions):
+    rows = (x.history, x.candidates, x.labels)
+    return preparation.digest(x.user, *([r[i].tolist() for i in range(len(r))] for r in rows))
   return preparation.digest(x.item, x.user, *([] if x.rating is None else [x.rating]))

@@ -224,6 +224,23 @@ def sampled_softmax_xent(
   return softmax_xent(logits, jnp.zeros(positive.shape, jnp.int32), where)
 
 
+def taken_xent(
+  scores: Array,  # [..., C]
+  labels: Array,  # [..., C], positive: the candidate was taken
+  where: Array,  # [..., C], False: no candidate
+) -> Total:
+  """Softmax cross-entropy of each candidate that was taken, against all that were not.
+
+  Candidates of one list that were taken do not compete with each other; a list with nothing left
+  untaken teaches nothing. The weight counts what was taken.
+  """
+  _check_shape("labels", labels, scores.shape)
+  scores, where = _quiet(scores, where), where != 0
+  taken, left = where & (labels > 0), where & (labels <= 0)
+  rest = jax.nn.logsumexp(jnp.where(left, scores, -1e30), axis=-1, keepdims=True)
+  return total(jax.nn.softplus(rest - scores), taken & left.any(-1, keepdims=True))
+
+
 def gbce(
   positive: Array,  # [...]
   negatives: Array,  # [..., M], uniform

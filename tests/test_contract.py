@@ -140,6 +140,70 @@ def rated(train):
   return examples.events(interactions.replace(train, rating=np.float32(1 + train.item % 5)))
 
 
+def shown(train):
+  """Each event as an impression: the item that was taken, and half of the others, that were not."""
+  found = examples.prefixes(train)
+  taken = found.dense["target"][:, None]
+  steps = np.random.default_rng(2).permuted(
+    np.tile(np.arange(1, ITEMS - 1), (len(taken), 1)), axis=1
+  )
+  others = 1 + (taken - 1 + steps[:, :12]) % (ITEMS - 1)
+  columns = {
+    "user": found.dense["user"],
+    "candidates": np.concatenate([taken, others], 1).astype(np.int32),
+    "labels": np.tile(np.eye(1, 13, dtype=np.float32), (len(taken), 1)),
+  }
+  return examples.Examples(columns, found.left)
+
+
+def titles():
+  """[I, 3] words: the walk goes around, and a title ends with the word that the next begins with.
+
+  Some end with a word that many have.
+  """
+  raw = np.array([0, *map(int, log().train.items[1:])])
+  more = np.where(raw % 3, 1 + ITEMS, PAD)
+  return np.stack([2 + raw, 2 + (raw + 1) % (ITEMS - 1), more], 1)
+
+
+NEWS = {"num_items": ITEMS, "num_words": ITEMS + 2, "title": 3, "word_dim": 16, "query": 8}
+
+
+def nrms_setup(module):
+  cfg = module.Config(**NEWS, heads=2, head_dim=16, dropout=0.0)
+  return cfg, module.assets(cfg, titles())
+
+
+def naml_setup(module):
+  cfg = module.Config(
+    **NEWS, num_categories=4, num_subcategories=8, abstract=3, category_dim=4, dim=32, dropout=0.0
+  )
+  at = np.arange(ITEMS)
+  return cfg, module.assets(cfg, titles(), titles() * (at % 2)[:, None], at % 4, at % 8)
+
+
+def ebnr_setup(module):
+  """Without the pretraining its articles' encoder has to learn here."""
+  sizes = {name: NEWS[name] for name in ("num_items", "num_words", "title")}
+  cfg = module.Config(**sizes, num_categories=4, dim=32, tuned=True)
+  return cfg, module.assets(cfg, titles(), np.arange(ITEMS) % 4)
+
+
+def npa_setup(module):
+  users = log().train.num_users
+  cfg = module.Config(**NEWS, num_users=users, user_dim=4, filters=32, dropout=0.0)
+  return cfg, module.assets(cfg, titles())
+
+
+def lstur_setup(module):
+  cfg = module.Config(
+    **NEWS, num_users=log().train.num_users, num_categories=4, num_subcategories=8,
+    category_dim=4, filters=24, dropout=0.0, masked=0.0,
+  )  # fmt: skip
+  at = np.arange(ITEMS)
+  return cfg, module.assets(cfg, titles(), at % 4, at % 8)
+
+
 def social_setup(module):
   """A user's friend is the next user."""
   x = interactions.replace(log().train, rating=np.float32(1 + log().train.item % 5))
@@ -182,6 +246,11 @@ SETUPS = {
   "p5": text_setup,
   "graphrec": social_setup,
   "neumf": tower_setup,
+  "ebnr": ebnr_setup,
+  "lstur": lstur_setup,
+  "naml": naml_setup,
+  "npa": npa_setup,
+  "nrms": nrms_setup,
   "mf": users_setup,
   "content": content_setup,
   "hybrid": hybrid_setup,
@@ -208,6 +277,11 @@ EXAMPLES = {
   "p5": lambda train: in_words(examples.prefixes(train)),
   "graphrec": rated,
   "neumf": examples.events,
+  "ebnr": shown,
+  "lstur": shown,
+  "naml": shown,
+  "npa": shown,
+  "nrms": shown,
   "fism": whole,
   "mf": examples.events,
   "text_graph": examples.events,
@@ -246,7 +320,7 @@ DRAWS = {
 # Those that compare a target with the batch's `candidates`, and draw nothing else.
 GIVEN = {"fism", "lightgcn", "mf", "neumf"}
 # Those that have a row of their own for each user.
-USERS = {"caser", "graphrec", "ials", "lightgcn", "mf", "neumf", "text_graph"}
+USERS = {"caser", "graphrec", "ials", "lightgcn", "lstur", "mf", "neumf", "npa", "text_graph"}
 # name -> (steps, learning rate), where the default does not suit.
 TRAINING = {
   "acvae": (250, 1e-2),
@@ -373,7 +447,8 @@ def test_items_and_users_beyond_the_table_are_not_learned_as_the_last(made):
   name, system, assets, params, batch, learned = made
   if system.loss is None or name == "p5":  # in words there is no such item
     return
-  for column in ("next" if "next" in learned else "target", *(["user"] if name in USERS else [])):
+  taken = next(column for column in ("next", "target", "candidates") if column in learned)
+  for column in (taken, *(["user"] if name in USERS else [])):
     beyond = learned | {column: jnp.where(learned[column] == PAD, PAD, 9_999)}
     assert np.isnan(system.loss(params, assets, beyond, jax.random.key(0)).sum), column
 

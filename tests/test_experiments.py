@@ -21,6 +21,7 @@ CONFIGS = sorted(pathlib.Path(settings.__file__).parent.glob("configs/*.py"))
 SECTIONS = {
   "data": settings.Data,
   "text": settings.Text,
+  "words": settings.Words,
   "semantic_ids": settings.SemanticIds,
   "prompts": settings.Prompts,
   "pairs": pairs.Pairs,
@@ -31,6 +32,7 @@ SECTIONS = {
 PLAIN = {"system", "task", "examples", "seeds", "batch_size", "pretrain_batch_size", "devices"}
 # Fields of a model that the data gives; anything does here.
 GIVEN = {"num_items": 9, "num_users": 9, "num_attributes": 9, "vocab": 9, "values": (1.0, 2.0)}
+GIVEN |= {"num_words": 9, "num_categories": 9, "num_subcategories": 9}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

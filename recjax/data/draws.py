@@ -1,4 +1,4 @@
-"""What a batch of events draws anew each time, on the host: `transforms` of `loader.Batches`.
+"""What a batch draws anew each time, on the host: `transforms` of `loader.Batches`.
 
 B events, or histories of T items; n negatives of each.
 """
@@ -9,6 +9,7 @@ import numpy as np
 
 from recjax.data import negatives
 from recjax.data.examples import Examples
+from recjax.data.interactions import Impressions
 from recjax.data.loader import HostBatch, Transform
 
 
@@ -59,5 +60,25 @@ def same_target(found: Examples) -> Transform:
     rows = order[np.minimum(at, len(order) - 1)]
     alike = found.left["history"].left_padded(rows, history.shape[1])
     return {**batch, "alike": np.where((others > 0)[:, None], alike, history)}
+
+  return add
+
+
+def shown(x: Impressions, n: int) -> Transform:
+  """Batches of `examples.clicks(x)` get `candidates` and `labels` [B, 1 + n] in place of a target.
+
+  The first was taken, the others were shown beside it and were not. Fewer than `n` go round again,
+  PAD stands where there was none.
+  """
+  if n < 1:
+    raise ValueError(f"{n} negatives beside a click teach nothing: draw at least one")
+
+  def add(batch: HostBatch, rng: np.random.Generator) -> HostBatch:
+    batch = dict(batch)
+    taken, rows = batch.pop("target"), batch.pop("impression")
+    candidates = np.column_stack([taken, negatives.impression(rng, x, rows, n)])
+    labels = np.zeros(candidates.shape, np.float32)
+    labels[:, 0] = 1
+    return {**batch, "candidates": candidates.astype(np.int32), "labels": labels}
 
   return add

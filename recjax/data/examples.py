@@ -162,6 +162,25 @@ def impressions(x: Impressions) -> Examples:
   )
 
 
+def clicks(x: Impressions) -> Examples:
+  """One example a candidate that was taken: `target`, `history`, and the row of its `impression`.
+
+  `draws.shown` puts what was left of the impression beside it.
+  """
+  every = np.arange(len(x))
+  (of, item), (_, label) = _pairs(x.candidates, every), _pairs(x.labels, every)
+  taken = label > 0
+  if not taken.any():
+    raise DataError(
+      "nothing was taken in any impression, so there is nothing to learn from",
+      remedy="Check the labels: 1 is a candidate that was taken, 0 one that was not.",
+    )
+  of = of[taken].astype(np.int32)
+  return Examples(
+    {"user": x.user[of], "target": item[taken], "impression": of}, {"history": x.history.take(of)}
+  )
+
+
 def deny_seen(examples: Examples) -> Examples:
   """Adds `deny`, the items of the whole history: what a protocol without repeats leaves out."""
   return dataclasses.replace(examples, right={**examples.right, "deny": examples.left["history"]})

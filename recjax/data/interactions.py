@@ -265,6 +265,19 @@ def concat(parts: Sequence[Interactions]) -> Interactions:
   return replace(first, **{n: np.concatenate([c[n] for c in columns]) for n in columns[0]})
 
 
+def taken(x: Impressions) -> Interactions:
+  """What was taken, an event each; where nobody is named, everyone shares the user "anyone"."""
+  of = np.repeat(np.arange(len(x)), x.labels.lengths)
+  labels = np.concatenate([x.labels.values[:0], *(x.labels[i] for i in range(len(x)))])
+  items = np.concatenate([x.candidates.values[:0], *(x.candidates[i] for i in range(len(x)))])
+  kept = labels > 0
+  users, user = x.users, x.user[of[kept]]
+  if (user == PAD).any():
+    users, user = np.append(users, strings(["anyone"])), np.where(user == PAD, len(users), user)
+  time = None if x.timestamp is None else x.timestamp[of[kept]]
+  return Interactions(user.astype(np.int32), items[kept], users, x.items, timestamp=time)
+
+
 def renumber(x: Interactions, users: np.ndarray, items: np.ndarray) -> Interactions:
   """The same events under other id maps; every raw id in use must be in them."""
   maps = {}

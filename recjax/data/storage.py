@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recjax.data.errors import DataError
-from recjax.data.interactions import Interactions, strings
+from recjax.data.interactions import Impressions, Interactions, strings
 from recjax.types import PAD
 
 _SUM = ".sha256"
@@ -50,12 +50,18 @@ def load_ids(path: str | os.PathLike) -> np.ndarray:
   return strings(ids)
 
 
-def save(x: Interactions, folder: str | os.PathLike) -> None:
-  """Writes `events.parquet`, its SHA-256, and the id maps `users.jsonl` and `items.jsonl`."""
+def save_maps(x: Interactions | Impressions, folder: str | os.PathLike) -> None:
+  """The id maps alone."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   save_ids(x.users, folder / "users.jsonl")
   save_ids(x.items, folder / "items.jsonl")
+
+
+def save(x: Interactions, folder: str | os.PathLike) -> None:
+  """Writes `events.parquet`, its SHA-256, and the id maps `users.jsonl` and `items.jsonl`."""
+  folder = pathlib.Path(folder)
+  save_maps(x, folder)
   columns = {
     name: pa.array(c.astype(object) if c.dtype.kind == "T" else c)
     for name, c in x.columns().items()

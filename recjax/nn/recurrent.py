@@ -18,13 +18,13 @@ from recjax.types import Array
 
 
 class GRU(nn.Module):
-  """Inputs x [B, T, D] -> the state after each step [B, T, H], zero before the first real one."""
+  """Inputs x [B, T, D] -> the state after each step [B, T, H]."""
 
   features: int  # H
 
   @nn.compact
-  def __call__(self, x: Array, where: Array) -> Array:
-    """`where` [B, T]: True where a step is real."""
+  def __call__(self, x: Array, where: Array, start: Array | None = None) -> Array:
+    """`where` [B, T]: True where a step is real; `start` [B, H], zero if not given."""
     size = self.features
     # Columns: reset, update, candidate.
     given = nn.Dense(3 * size, dot_general=dot_general, name="input")(x)  # [B, T, 3 H]
@@ -41,7 +41,8 @@ class GRU(nn.Module):
       state = jnp.where(there[:, None], update * state + (1 - update) * new, state)
       return state, state
 
-    start = jnp.zeros((len(x), size), given.dtype)
+    if start is None:
+      start = jnp.zeros((len(x), size), given.dtype)
     _, states = jax.lax.scan(step, start, (given.swapaxes(0, 1), where.T))
     return states.swapaxes(0, 1)
 

@@ -20,6 +20,7 @@ from recjax.systems.collaborative import (
   user_knn,
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
+from recjax.systems.news import ebnr, lstur, naml, npa, nrms
 from recjax.systems.pretrain import adaptssr, cl4srec, coserec, duorec
 from recjax.systems.sequential import (
   acvae,
@@ -45,6 +46,7 @@ SYSTEMS: dict[str, ModuleType] = {
   "dreamrec": dreamrec,
   "dros": dros,
   "duorec": duorec,
+  "ebnr": ebnr,
   "fdsa": fdsa,
   "fism": fism,
   "graphrec": graphrec,
@@ -53,9 +55,13 @@ SYSTEMS: dict[str, ModuleType] = {
   "ials": ials,
   "item_knn": item_knn,
   "lightgcn": lightgcn,
+  "lstur": lstur,
   "markov": markov,
   "mf": mf,
+  "naml": naml,
   "neumf": neumf,
+  "npa": npa,
+  "nrms": nrms,
   "p5": p5,
   "popularity": popularity,
   "s3rec": s3rec,

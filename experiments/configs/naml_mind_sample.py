@@ -1,0 +1,40 @@
+"""NAML on a sample of MIND: 2,817 impressions without users or times.
+
+AUC, MRR and NDCG of each impression's candidates, split at random as in nrms_mind_sample.py, which
+says what that means. 58% of the news have categories, 56% abstracts; of the others the titles are
+known alone. Word vectors start at random. Not yet measured.
+
+    python -m experiments.run --config=experiments/configs/naml_mind_sample.py \\
+      --workdir=runs/naml_mind_sample
+
+Hardware: 2 CPU cores.
+"""
+
+from experiments import settings
+from recjax.systems.news import naml
+from recjax.train import loop, optim
+
+
+def get_config():
+  return settings.config(
+    system="naml",
+    task="impressions",
+    examples="impressions",
+    seeds=(0,),
+    batch_size=32,
+    data=settings.Data(
+      source="mind_sample", path="news_mind_sample", max_len=30, buckets=(10,), negatives=4
+    ),
+    words=settings.Words(fields=("title", "abstract"), least=2),
+    model=settings.model(
+      naml.Config, title=20, abstract=30, word_dim=100, category_dim=50, dim=128, query=100
+    ),
+    train=loop.Config(
+      steps=300,
+      optimizer=optim.Config(rate=1e-3),
+      eval_every=60,
+      best="valid/auc",
+      patience=3,
+    ),
+    evaluation=settings.Evaluation(ks=(5, 10), batch_size=64, baselines=("popularity",)),
+  )

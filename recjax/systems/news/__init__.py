@@ -1,0 +1,1 @@
+"""Recommenders that read the news, and tell the candidates of an impression apart."""
