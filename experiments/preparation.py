@@ -102,7 +102,7 @@ class Preparation:
     """The vocabulary of the news that training impressions show."""
     cfg = settings.build(settings.Words, self.section("words"))
     shown = (self.known.history, self.known.candidates)
-    news = np.unique(np.concatenate([r[i] for r in shown for i in range(len(r))]))
+    news = np.unique(np.concatenate([row.flat()[1] for row in shown]))
     texts = (self.raw.catalog[name][news].tolist() for name in cfg.fields)
     return words.fit(itertools.chain.from_iterable(texts), least=cfg.least)
 

@@ -180,6 +180,6 @@ def _events(job: Job) -> dict[str, str]:
 
 def _digest(x: Interactions | Impressions) -> str:
   if isinstance(x, Impressions):
-    rows = (x.history, x.candidates, x.labels)
-    return preparation.digest(x.user, *([r[i].tolist() for i in range(len(r))] for r in rows))
+    rows = (part for row in (x.history, x.candidates, x.labels) for part in row.flat())
+    return preparation.digest(x.user, *rows)
   return preparation.digest(x.item, x.user, *([] if x.rating is None else [x.rating]))

@@ -167,8 +167,7 @@ def clicks(x: Impressions) -> Examples:
 
   `draws.shown` puts what was left of the impression beside it.
   """
-  every = np.arange(len(x))
-  (of, item), (_, label) = _pairs(x.candidates, every), _pairs(x.labels, every)
+  (of, item), (_, label) = x.candidates.flat(), x.labels.flat()
   taken = label > 0
   if not taken.any():
     raise DataError(
@@ -196,18 +195,10 @@ def again(examples: Examples) -> float:
     targets = Ragged(examples.dense["target"], at, at + 1)
   found = 0
   for rows in np.array_split(np.arange(len(examples)), 1 + int(history.lengths.sum()) // _BLOCK):
-    (by, met), (of, wanted) = _pairs(history, rows), _pairs(targets, rows)
+    (by, met), (of, wanted) = history.flat(rows), targets.flat(rows)
     size = 1 + max(met.max(initial=0), wanted.max(initial=0))
     found += len(np.unique(of[np.isin(of * size + wanted, by * size + met)]))
   return found / len(examples)
-
-
-def _pairs(ragged: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Every value of these rows, and which of them it is of."""
-  count = ragged.lengths[rows]
-  of = np.repeat(np.arange(len(rows)), count)
-  within = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
-  return of, ragged.values[ragged.start[rows][of] + within]
 
 
 def _until(x: Interactions, start: np.ndarray, rows: np.ndarray) -> Examples:

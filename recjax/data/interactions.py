@@ -267,9 +267,7 @@ def concat(parts: Sequence[Interactions]) -> Interactions:
 
 def taken(x: Impressions) -> Interactions:
   """What was taken, an event each; where nobody is named, everyone shares the user "anyone"."""
-  of = np.repeat(np.arange(len(x)), x.labels.lengths)
-  labels = np.concatenate([x.labels.values[:0], *(x.labels[i] for i in range(len(x)))])
-  items = np.concatenate([x.candidates.values[:0], *(x.candidates[i] for i in range(len(x)))])
+  (of, items), (_, labels) = x.candidates.flat(), x.labels.flat()
   kept = labels > 0
   users, user = x.users, x.user[of[kept]]
   if (user == PAD).any():

@@ -140,11 +140,8 @@ def impression(rng: np.random.Generator, x: Impressions, rows: np.ndarray, n: in
   more; PAD where an impression has none.
   """
   rows = np.asarray(rows)
-  length = x.candidates.lengths[rows]
-  of = np.repeat(np.arange(len(rows)), length)  # [E] the impression of each candidate
-  nth = np.arange(len(of)) - np.repeat(np.cumsum(length) - length, length)
-  left = x.labels.values[x.labels.start[rows][of] + nth] <= 0
-  of, item = of[left], x.candidates.values[x.candidates.start[rows][of] + nth][left]
+  (of, item), (_, label) = x.candidates.flat(rows), x.labels.flat(rows)  # [E] each
+  of, item = of[label <= 0], item[label <= 0]
   item = item[np.lexsort((rng.random(len(item)), of))]  # shuffled within each impression
   count = np.bincount(of, minlength=len(rows))
   at = (np.cumsum(count) - count)[:, None] + np.arange(n) % np.maximum(count, 1)[:, None]

@@ -43,6 +43,15 @@ class Ragged:
   def take(self, rows: np.ndarray) -> Ragged:
     return Ragged(self.values, self.start[rows], self.stop[rows])
 
+  def flat(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the rows (all, if None) each of their values is of, and these values, in order."""
+    start, count = self.start, self.lengths
+    if rows is not None:
+      start, count = start[rows], count[rows]
+    of = np.repeat(np.arange(len(count)), count)
+    within = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
+    return of, self.values[start[of] + within]
+
   def left_padded(self, rows: np.ndarray, width: int, fill=PAD) -> np.ndarray:
     """[len(rows), width]: the last `width` values of each row, at the right edge."""
     stop = self.stop[rows]
