@@ -25,8 +25,23 @@ rng = np.random.default_rng(0)
 TOKENS = jnp.asarray(rng.integers(0, 19, (3, 7)), jnp.int32)
 
 # Compiled whole, once a config and shape: faster here than one operation at a time.
-logits = jax.jit(gpt.logits, static_argnums=1)
-states = jax.jit(gpt.states, static_argnums=1)
+plain = jax.jit(gpt.logits, static_argnums=1)
+begin = jax.jit(gpt.begin, static_argnums=1, static_argnames=("beams", "length"))
+step = jax.jit(gpt.step, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _read(params, cfg, tokens, mask, segment, vectors):
+  return gpt.logits(params, cfg, tokens, mask=mask, segment=segment, vectors=vectors)
+
+
+def logits(params, cfg, tokens, mask=None, segment=None, vectors=None):
+  """With all that may be given, so that there is one program a shape."""
+  shape = tokens.shape
+  mask = jnp.ones(shape, bool) if mask is None else mask
+  segment = jnp.ones(shape, jnp.int32) if segment is None else segment
+  none = jnp.zeros(shape, bool), jnp.zeros((*shape, cfg.dim))
+  return _read(params, cfg, tokens, mask, segment, none if vectors is None else vectors)
 
 
 @functools.cache
@@ -50,6 +65,11 @@ def padded(left):
   row = np.concatenate([[9, 9], TOKENS[1, :5]] if left else [TOKENS[1, :5], [9, 9]])
   tokens[1], mask[1] = row, (np.arange(7) > 1) if left else (np.arange(7) < 5)
   return jnp.asarray(tokens), jnp.asarray(mask)
+
+
+def test_what_is_left_out_is_no_padding_one_text_and_no_vectors(cfg):
+  given = logits(lively(cfg), cfg, TOKENS)
+  np.testing.assert_allclose(plain(lively(cfg), cfg, TOKENS), given, atol=1e-5)
 
 
 def test_logits_ignore_the_future(cfg):
@@ -88,24 +108,29 @@ def test_a_vector_stands_in_for_the_embedding_of_its_place(cfg):
 
 
 def test_a_loss_of_states_is_that_of_logits(cfg):
-  params, where = lively(cfg), TOKENS[:, 1:] % 3 > 0
-  found = states(params, cfg, TOKENS)[:, :-1]
-  a = losses.linear_softmax_xent(found, gpt.head(params, cfg), TOKENS[:, 1:], where)
-  b = losses.softmax_xent(logits(params, cfg, TOKENS)[:, :-1], TOKENS[:, 1:], where)
-  np.testing.assert_allclose(a, b, rtol=1e-5)
+  params, target = lively(cfg), TOKENS[:, 1:]
+
+  @jax.jit
+  def both(every):
+    found, where = gpt.states(params, cfg, TOKENS)[:, :-1], target % 3 > 0
+    few = losses.linear_softmax_xent(found, gpt.head(params, cfg), target, where)
+    return few, losses.softmax_xent(every[:, :-1], target, where)
+
+  np.testing.assert_allclose(*both(logits(params, cfg, TOKENS)), rtol=1e-5)
 
 
 def test_dropout_is_on_with_a_key_alone():
-  params, key = lively(GPT2), jax.random.key(3)
-  plain, a, b = (logits(params, GPT2, TOKENS, key=k) for k in (None, key, jax.random.key(4)))
-  assert abs(plain - a).max() > 0.1 and abs(a - b).max() > 0.1
+  params = lively(GPT2)
+  a, again, b = (plain(params, GPT2, TOKENS, key=jax.random.key(k)) for k in (3, 3, 4))
+  np.testing.assert_array_equal(a, again)
+  assert abs(logits(params, GPT2, TOKENS) - a).max() > 0.1 and abs(a - b).max() > 0.1
 
 
 def test_bfloat16_and_rematerialised_layers_agree_with_the_plain(cfg):
   half = dataclasses.replace(cfg, dtype="bfloat16", remat=True)
-  found, plain = (logits(lively(cfg), c, TOKENS) for c in (half, cfg))
+  found, whole = plain(lively(cfg), half, TOKENS), logits(lively(cfg), cfg, TOKENS)
   assert found.dtype == jnp.float32
-  np.testing.assert_allclose(found, plain, atol=0.03 * float(abs(plain).max()))
+  np.testing.assert_allclose(found, whole, atol=0.03 * float(abs(whole).max()))
 
 
 def test_rotary_scores_depend_on_distances_alone():
@@ -145,17 +170,13 @@ def test_steps_after_a_prefix_are_the_logits_of_the_whole(cfg, left):
   params, (tokens, mask) = lively(cfg), padded(left)
   lanes = jnp.asarray(rng.integers(0, 19, (3, 2, 3)), jnp.int32)  # two beams of three tokens each
 
-  @jax.jit
-  def stepped():
-    last, cache = gpt.begin(params, cfg, tokens, mask=mask, beams=2, length=4)
-    found, token = [], jnp.broadcast_to(last[:, None], (3, 2))
-    for t in range(4):
-      out, cache = gpt.step(params, cfg, token, cache)
-      found.append(out)
-      token = lanes[:, :, min(t, 2)]
-    return jnp.stack(found, axis=2)  # [B, K, 4, V]
-
-  found = stepped()
+  last, cache = begin(params, cfg, tokens, mask=mask, beams=2, length=4)
+  found, token = [], jnp.broadcast_to(last[:, None], (3, 2))
+  for t in range(4):
+    out, cache = step(params, cfg, token, cache)
+    found.append(out)
+    token = lanes[:, :, min(t, 2)]
+  found = np.stack(found, axis=2)  # [B, K, 4, V]
   for k in range(2):
     whole = jnp.concatenate([tokens, lanes[:, k]], axis=1)
     real = jnp.concatenate([mask, jnp.ones((3, 3), bool)], axis=1)
@@ -168,8 +189,10 @@ def test_steps_after_a_prefix_are_the_logits_of_the_whole(cfg, left):
 
 def test_the_head_may_be_asked_of_some_tokens_only(cfg):
   params, some = lively(cfg), jnp.array([4, 0, 11])
-  last, cache = gpt.begin(params, cfg, TOKENS, length=1)
-  few, every = (gpt.step(params, cfg, last[:, None], cache, a)[0] for a in (some, None))
+  everything = jnp.ones(TOKENS.shape, bool)
+  last, cache = begin(params, cfg, TOKENS, mask=everything, beams=2, length=4)
+  token = jnp.broadcast_to(last[:, None], (3, 2))
+  few, every = (step(params, cfg, token, cache, a)[0] for a in (some, None))
   np.testing.assert_allclose(few, every[..., some], atol=1e-5)
 
 
@@ -177,16 +200,21 @@ def test_a_beam_over_a_trie_ranks_the_items_as_brute_force_does(cfg):
   params, (tokens, mask) = lively(cfg), padded(left=True)
   codes = np.array(list(itertools.product((3, 5, 7), (2, 5))), np.int32)  # [6, 2] tokens of items
   tree = trie.build(np.concatenate([np.zeros((1, 2), np.int32), codes]), vocab=cfg.vocab)
-  last, cache = gpt.begin(params, cfg, tokens, mask=mask, length=2)
-  found = beam.search(
-    lambda p, token, c: gpt.step(p, cfg, token, c),
-    params, last, cache, tree, k=6, reorder=t5.reorder,
-  )  # fmt: skip
-  for row in range(3):
-    prompts = jnp.tile(tokens[row], (6, 1))
-    whole = jnp.concatenate([prompts, codes], axis=1)
-    real = jnp.concatenate([jnp.tile(mask[row], (6, 1)), jnp.ones((6, 2), bool)], axis=1)
-    log_probs = jax.nn.log_softmax(logits(params, cfg, whole, mask=real))
+
+  @jax.jit
+  def search():
+    last, cache = gpt.begin(params, cfg, tokens, mask=mask, length=2)
+    return beam.search(
+      lambda p, token, c: gpt.step(p, cfg, token, c),
+      params, last, cache, tree, k=6, reorder=t5.reorder,
+    )  # fmt: skip
+
+  found = search()
+  whole = np.concatenate([np.repeat(tokens, 6, axis=0), np.tile(codes, (3, 1))], axis=1)
+  real = np.pad(np.repeat(mask, 6, axis=0), ((0, 0), (0, 2)), constant_values=True)
+  every = jax.nn.log_softmax(logits(params, cfg, jnp.asarray(whole), mask=jnp.asarray(real)))
+  every = np.asarray(every).reshape(3, 6, 9, -1)
+  for row, log_probs in enumerate(every):
     score = log_probs[np.arange(6), 6, codes[:, 0]] + log_probs[np.arange(6), 7, codes[:, 1]]
     np.testing.assert_array_equal(found.ids[row], 1 + np.argsort(-score))
     np.testing.assert_allclose(found.scores[row], np.sort(score)[::-1], atol=1e-4)
@@ -194,12 +222,15 @@ def test_a_beam_over_a_trie_ranks_the_items_as_brute_force_does(cfg):
 
 def test_samples_follow_the_probabilities_of_the_next_token():
   params, lanes = lively(GPT2), 4096
-  prompt = TOKENS[:1]
-  last, cache = gpt.begin(params, GPT2, prompt, beams=lanes, length=1)
-  drawn = generate.sample(
-    functools.partial(gpt.step, params, GPT2),
-    cache, jnp.broadcast_to(last[:, None], (1, lanes)), jax.random.key(0), length=1, eos=18,
-  )  # fmt: skip
-  share = np.bincount(np.asarray(drawn.tokens).ravel(), minlength=19) / lanes
-  expected = jax.nn.softmax(logits(params, GPT2, prompt)[0, -1])
-  np.testing.assert_allclose(share, expected, atol=4 * 0.5 / lanes**0.5)  # four deviations
+
+  @jax.jit
+  def drawn():
+    last, cache = gpt.begin(params, GPT2, TOKENS, beams=lanes, length=1)
+    start = jnp.broadcast_to(last[:, None], (3, lanes))
+    model = functools.partial(gpt.step, params, GPT2)
+    return generate.sample(model, cache, start, jax.random.key(0), length=1, eos=18).tokens
+
+  expected = jax.nn.softmax(logits(params, GPT2, TOKENS)[:, -1])
+  for row, tokens in enumerate(np.asarray(drawn())):
+    share = np.bincount(tokens.ravel(), minlength=19) / lanes
+    np.testing.assert_allclose(share, expected[row], atol=4 * 0.5 / lanes**0.5)  # four deviations
