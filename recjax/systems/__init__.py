@@ -20,6 +20,7 @@ from recjax.systems.collaborative import (
   user_knn,
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
+from recjax.systems.llm import tallrec
 from recjax.systems.sequential import bert4rec, caser, fdsa, gru4rec, s3rec, sasrec
 
 # name -> module, lower case and underscores; a new system is one import and one line here
@@ -43,6 +44,7 @@ SYSTEMS: dict[str, ModuleType] = {
   "s3rec": s3rec,
   "sasrec": sasrec,
   "t5_rating": t5_rating,
+  "tallrec": tallrec,
   "text_graph": text_graph,
   "tiger": tiger,
   "tiger_lm": tiger_lm,

@@ -50,13 +50,6 @@ class BytePairs:
       raise KeyError(f"the vocabulary has no token {token!r}")
     return found
 
-  def first(self, text: str) -> int:
-    """The id of the first token of a text, such as an answer " Yes", without what begins it."""
-    found = self.tokenizer.encode(text, add_special_tokens=False).ids
-    if not found:
-      raise ValueError(f"{text!r} has no tokens")
-    return found[0]
-
   def encode(
     self, texts: Sequence[str], *, max_len: int | None = None, bos: bool = True, eos: bool = False
   ) -> Ragged:

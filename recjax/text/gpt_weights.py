@@ -169,6 +169,11 @@ def config(
     if value < 0 or (value == 0 and not real):
       raise DataError(f"{name} of config.json is {value!r}", path=path, remedy=_AGAIN)
     found[ours] = float(value) if real else value
+  # The usual is said in one way, whether a file says it or not.
+  if found.get("kv_heads") == found["heads"]:
+    del found["kv_heads"]
+  if found.get("head_dim", 0) * found["heads"] == found["dim"]:
+    del found["head_dim"]
   one = entries.get("tie_word_embeddings", kind == "gpt2")
   table = tensors.get((_GPT2 if kind == "gpt2" else _LLAMA)["embed"])
   # Some folders keep a copy of the table as the head.
