@@ -67,7 +67,7 @@ def labels(answers: Sequence[str]) -> np.ndarray:
 
 
 def examples(words: Words, texts: Sequence[str], label: np.ndarray, *, max_len: int) -> Examples:
-  """`source`, `length`, `labels`; of a longer prompt the last `max_len` tokens, with the question."""
+  """`source`, `length`, `labels`; a longer prompt keeps its last `max_len` tokens, the question."""
   rows = words.encode(texts, eos=False)
   rows = Ragged(rows.values, np.maximum(rows.start, rows.stop - max_len), rows.stop)
   length = rows.lengths.astype(np.int32)
