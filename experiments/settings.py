@@ -134,7 +134,7 @@ PLAIN = {
 }
 # All that a config may hold.
 SECTIONS = (
-  *("data", "text", "semantic_ids", "prompts", "pairs", "model", "train", "pretrain"),
+  *("data", "text", "semantic_ids", "prompts", "pairs", "yes_no", "model", "train", "pretrain"),
   *("evaluation", *PLAIN),
 )
 

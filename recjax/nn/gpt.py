@@ -140,10 +140,11 @@ class Attention(nn.Module):
     )
     query = self.asked(x, turn) * cfg.width**-0.5  # [B, H, K, W]
     query = query.reshape(rows, cfg.groups, -1, beams, cfg.width)  # [B, G, H / G, K, W]
+    wide = {"preferred_element_type": jnp.float32}
     logits = jnp.concatenate(
       [
-        jnp.einsum("bgrkw,bgsw->bgrks", query, prefix[0]),
-        jnp.einsum("bgrkw,bkgnw->bgrkn", query, past[0]),
+        jnp.einsum("bgrkw,bgsw->bgrks", query, prefix[0], **wide),
+        jnp.einsum("bgrkw,bkgnw->bgrkn", query, past[0], **wide),
       ],
       axis=-1,
     )
