@@ -107,6 +107,22 @@ def test_a_vector_stands_in_for_the_embedding_of_its_place(cfg):
   np.testing.assert_allclose(found, logits(params, cfg, TOKENS), atol=1e-5)
 
 
+def test_vectors_learn_where_they_stand_and_nowhere_else():
+  params, at = lively(GPT2), np.zeros((3, 7), bool)
+  at[0, 2] = at[2, 5] = True
+
+  @jax.jit
+  def gradient(given):
+    def loss(given):
+      found = gpt.states(params, GPT2, TOKENS, vectors=(jnp.asarray(at), given))
+      return (found[:, -1] ** 3).sum()
+
+    return jax.grad(loss)(given)
+
+  found = gradient(jnp.ones((3, 7, 12)))
+  np.testing.assert_array_equal(abs(found).max(-1) > 0, at)
+
+
 def test_a_loss_of_states_is_that_of_logits(cfg):
   params, target = lively(cfg), TOKENS[:, 1:]
 
@@ -158,11 +174,20 @@ def test_sizes_that_do_not_fit_are_told():
     dataclasses.replace(LLAMA, scaling=(8.0,))
   with pytest.raises(ValueError, match="17 tokens, but 16 learned positions"):
     gpt.logits(lively(GPT2), GPT2, jnp.zeros((1, 17), jnp.int32))
-  with pytest.raises(ValueError, match="19 tokens, but 16 learned positions"):
-    gpt.begin(lively(GPT2), GPT2, TOKENS, length=12)
+  with pytest.raises(ValueError, match="17 tokens, but 16 learned positions"):
+    gpt.start_cache(lively(GPT2), GPT2, TOKENS, length=10)
 
 
 # Decoding.
+
+
+def test_a_prompt_and_its_answer_may_fill_all_learned_positions():
+  last, cache = jax.eval_shape(  # the last of the prompt is the first that is read by a step
+    lambda: gpt.begin(lively(GPT2), GPT2, TOKENS, length=10)
+  )
+  assert last.shape == (3,) and cache.beams[0][0].shape[3] == 10
+  with pytest.raises(ValueError, match="17 tokens, but 16 learned positions"):
+    gpt.begin(lively(GPT2), GPT2, TOKENS, length=11)
 
 
 @pytest.mark.parametrize("left", [True, False])

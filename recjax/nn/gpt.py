@@ -303,11 +303,7 @@ def start_cache(
 ) -> Cache:
   """After a prefix, with room for `length` tokens of each of K beams."""
   _check_length(cfg, tokens.shape[1] + length)
-  seen = jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
-  where = _sight(cfg, tokens, seen, None)
-  _, prefix = _apply(params, cfg, GPT.read, tokens, vectors, where)
-  empty = jnp.zeros((len(tokens), beams, cfg.groups, length, cfg.width), cfg.dtype)
-  return Cache(((empty, empty),) * cfg.layers, prefix, seen, jnp.int32(0))
+  return _cache(params, cfg, tokens, _all_if_none(mask, tokens), vectors, beams, length)
 
 
 def begin(
@@ -324,12 +320,11 @@ def begin(
 
   The last of a prompt must be a token, not one of `vectors`.
   """
-  mask = jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
-  places = jnp.arange(tokens.shape[1])
+  _check_length(cfg, tokens.shape[1] - 1 + length)
+  mask, places = _all_if_none(mask, tokens), jnp.arange(tokens.shape[1])
   last = jnp.where(mask, places[None], 0).max(1)  # [B]
   before = mask & (places[None] != last[:, None])
-  more = {"vectors": vectors, "beams": beams, "length": length}
-  cache = start_cache(params, cfg, tokens, mask=before, **more)
+  cache = _cache(params, cfg, tokens, before, vectors, beams, length)
   return jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0], cache
 
 
@@ -345,6 +340,17 @@ def step(
   The caller takes no more steps than the cache has room for.
   """
   return _apply(params, cfg, GPT.step, tokens, cache, among)
+
+
+def _cache(params, cfg, tokens, seen, vectors, beams, length) -> Cache:
+  where = _sight(cfg, tokens, seen, None)
+  _, prefix = _apply(params, cfg, GPT.read, tokens, vectors, where)
+  empty = jnp.zeros((len(tokens), beams, cfg.groups, length, cfg.width), cfg.dtype)
+  return Cache(((empty, empty),) * cfg.layers, prefix, seen, jnp.int32(0))
+
+
+def _all_if_none(mask: Array | None, tokens: Array) -> Array:
+  return jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
 
 
 def _sight(cfg: Config, tokens: Array, mask: Array | None, segment: Array | None) -> Array:

@@ -290,7 +290,7 @@ def to_entries(cfg: gpt.Config) -> dict[str, Any]:
   if not (cfg.rms and cfg.gated):
     raise ValueError(f"no family of Hugging Face is rotary without RMS norms and a gate: {cfg}")
   qwen = cfg.qkv_bias and not cfg.out_bias
-  if not qwen and cfg.qkv_bias != cfg.out_bias or (qwen and cfg.ff_bias):
+  if (cfg.out_bias and not cfg.qkv_bias) or (qwen and cfg.ff_bias):
     raise ValueError(f"no family of Hugging Face has just these biases: {cfg}")
   if cfg.dropout:
     raise ValueError("the LLaMA family has dropout in attention alone: set dropout to 0 to save it")
@@ -316,9 +316,8 @@ def to_entries(cfg: gpt.Config) -> dict[str, Any]:
 
 
 def _gpt2_entries(cfg: gpt.Config) -> dict[str, Any]:
-  plain = gpt.Config(
-    **{name: getattr(cfg, name) for name in (*_SIZES["gpt2"], "tied", "dtype", "remat")}
-  )
+  same = (*_SIZES["gpt2"], "kv_heads", "head_dim", "tied", "dtype", "remat")
+  plain = gpt.Config(**{name: getattr(cfg, name) for name in same})
   if cfg.groups != cfg.heads or cfg.width * cfg.heads != cfg.dim or cfg != plain:
     raise ValueError(f"GPT-2 has LayerNorms, biases and equal heads, and no gate: {cfg}")
   return {name: getattr(cfg, ours) for ours, name in _SIZES["gpt2"].items()} | {
