@@ -144,6 +144,21 @@ def test_rows_that_only_fill_and_wider_padding_change_nothing():
     chex.assert_trees_all_close(first, other, rtol=1e-5)
 
 
+def test_the_loss_is_the_same_on_any_number_of_devices():
+  dropping = dataclasses.replace(CFG, lora=dataclasses.replace(CFG.lora, dropout=0.3))
+  loss, (_, params, batch) = jax.jit(tallrec.make(dropping).loss), made()
+  batch = {k: jnp.concatenate([v, v[:2]]) for k, v in batch.items()} | {
+    "weight": jnp.array([1.0, 1, 0, 1, 1, 1, 0, 1])
+  }
+  found = []
+  for count in (1, 8):
+    of = mesh.make_mesh(devices=jax.devices()[:count])
+    spread = mesh.put_batch(jax.device_get(batch), of)
+    found.append(jax.device_get(loss(mesh.put(params, of), (), spread, jax.random.key(2))))
+  chex.assert_trees_all_close(*found, rtol=1e-5)
+  assert found[0].weight == 6
+
+
 def test_tokens_that_cannot_be_answers_are_told():
   with pytest.raises(ValueError, match="two tokens of 0..15, they are 3, 3"):
     tallrec.Config(3, 3, dataclasses.replace(LM, vocab=16))

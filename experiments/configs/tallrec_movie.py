@@ -4,7 +4,7 @@
       --config=experiments/configs/tallrec_movie.py --workdir=runs/tallrec_movie
 
 As it stands, a small GPT from scratch learns from all 8,000 questions of the training file; it has
-never read of a film elsewhere, so no claim beyond that it beats chance. The paper's system is one
+never read of a film elsewhere, so no claim: it may stay near chance, 0.5. The paper's system is one
 flag away, a pretrained decoder-only model with its tokenizer.json, tuned by LoRA (the paper:
 LLaMA-7B, and a few questions drawn by the seed):
 
