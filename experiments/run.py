@@ -25,6 +25,8 @@ def main():
     raise app.UsageError(
       "the config names no system; one with `pairs` is of experiments.finetune_t5"
     )
+  if "yes_no" in _CONFIG.value:
+    raise app.UsageError("a config with `yes_no` is of experiments.tune_yes_no")
   launch.prepare(devices=_CONFIG.value.devices)
   if _MODE.value == "help":
     print(pipeline.describe(_CONFIG.value))

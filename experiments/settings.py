@@ -143,7 +143,8 @@ PLAIN = {
 }
 # All that a config may hold.
 SECTIONS = (
-  *("data", "text", "words", "semantic_ids", "prompts", "pairs", "model", "train", "pretrain"),
+  *("data", "text", "words", "semantic_ids", "prompts", "pairs", "yes_no"),
+  *("model", "train", "pretrain"),
   *("evaluation", *PLAIN),
 )
 

@@ -303,8 +303,8 @@ EXAMPLES = {
 DRAWN = {"duorec": draws.same_target}
 # name -> (before, events) -> what is asked, where it is not a history.
 ASKED = {"p5": asked_in_words}
-# Those that answer ratings and nothing else; each has its own tests.
-RATERS = {"t5_rating"}
+# Those that answer ratings, or yes and no, and nothing else; each has its own tests.
+RATERS = {"t5_rating", "tallrec"}
 # What a wider batch has more of, and on which side.
 PADDED = {"history": (3, 0), "alike": (3, 0), "next": (3, 0), "source": (0, 3), "words": (0, 3)}
 # Those whose loss draws something for each place, so that a wider batch draws another.

@@ -8,12 +8,12 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import assembly, pairs, settings, sources, tasks
+from experiments import assembly, pairs, settings, sources, tasks, yes_no
 from recjax.data import interactions, splits
 from recjax.data.errors import DataError
 from recjax.data.interactions import Impressions
 from recjax.data.ragged import Ragged
-from recjax.nn import t5
+from recjax.nn import gpt, t5
 from recjax.systems import SYSTEMS
 from recjax.train import loop
 
@@ -25,6 +25,7 @@ SECTIONS = {
   "semantic_ids": settings.SemanticIds,
   "prompts": settings.Prompts,
   "pairs": pairs.Pairs,
+  "yes_no": yes_no.YesNo,
   "train": loop.Config,
   "pretrain": loop.Config,
   "evaluation": settings.Evaluation,
@@ -45,6 +46,11 @@ def test_a_config_says_what_it_claims_and_builds(path):
   if "pairs" in config:
     assert "python -m experiments.finetune_t5" in told and "Hardware" in told
     settings.build(t5.Config, config.model)
+    return
+  if "yes_no" in config:
+    assert "python -m experiments.tune_yes_no" in told and "Hardware" in told
+    assert f"--config=experiments/configs/{path.name}" in told and config.system in SYSTEMS
+    settings.build(gpt.Config, config.model)
     return
   assert f"--config=experiments/configs/{path.name}" in told and "core" in told.lower()
   assert config.system in SYSTEMS and config.task in tasks.TASKS

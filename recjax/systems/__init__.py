@@ -20,6 +20,7 @@ from recjax.systems.collaborative import (
   user_knn,
 )
 from recjax.systems.generative import p5, t5_rating, tiger, tiger_lm
+from recjax.systems.llm import tallrec
 from recjax.systems.news import ebnr, lstur, naml, npa, nrms
 from recjax.systems.pretrain import adaptssr, cl4srec, coserec, duorec
 from recjax.systems.sequential import (
@@ -67,6 +68,7 @@ SYSTEMS: dict[str, ModuleType] = {
   "s3rec": s3rec,
   "sasrec": sasrec,
   "t5_rating": t5_rating,
+  "tallrec": tallrec,
   "text_graph": text_graph,
   "tiger": tiger,
   "tiger_lm": tiger_lm,

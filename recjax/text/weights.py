@@ -36,15 +36,17 @@ class Rule(NamedTuple):
   transpose: bool = False  # a torch Linear keeps [out, in], ours [in, out]
 
 
-def read(folder: str | os.PathLike) -> tuple[dict[str, Any], Tensors]:
+def read(
+  folder: str | os.PathLike, *, names: tuple[str, str] = (CONFIG, WEIGHTS)
+) -> tuple[dict[str, Any], Tensors]:
   """The config and every tensor of a Hugging Face folder; floats of any width as float32."""
-  folder = pathlib.Path(folder)
+  folder, (about, file) = pathlib.Path(folder), names
   if not folder.is_dir():
-    raise DataError("no such folder", path=folder, remedy="Give the folder that holds config.json.")
-  config = _json(folder / CONFIG)
-  if (folder / WEIGHTS).exists():
-    return config, _tensors(folder / WEIGHTS)
-  if (folder / INDEX).exists():
+    raise DataError("no such folder", path=folder, remedy=f"Give the folder that holds {about}.")
+  config = _json(folder / about)
+  if (folder / file).exists():
+    return config, _tensors(folder / file)
+  if (folder / INDEX).exists() and file == WEIGHTS:
     return config, _shards(folder)
   if any(folder.glob("*.bin")):
     raise DataError(
@@ -53,18 +55,25 @@ def read(folder: str | os.PathLike) -> tuple[dict[str, Any], Tensors]:
       remedy="Convert them where you trust them: AutoModel.from_pretrained(folder)"
       ".save_pretrained(folder, safe_serialization=True).",
     )
-  raise DataError(f"no {WEIGHTS} and no {INDEX}", path=folder, remedy="Download the whole folder.")
+  missing = f"no {WEIGHTS} and no {INDEX}" if file == WEIGHTS else f"no {file}"
+  raise DataError(missing, path=folder, remedy="Download the whole folder.")
 
 
-def write(folder: str | os.PathLike, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+def write(
+  folder: str | os.PathLike,
+  config: Mapping[str, Any],
+  tensors: Mapping[str, Any],
+  *,
+  names: tuple[str, str] = (CONFIG, WEIGHTS),
+) -> None:
   """Write a folder that `read` and `transformers` load; each file appears whole or not at all."""
-  folder = pathlib.Path(folder)
+  folder, (about, file) = pathlib.Path(folder), names
   folder.mkdir(parents=True, exist_ok=True)
   # safetensors writes the buffer as it lies, so a transposed view must be laid out anew.
   arrays = {name: np.ascontiguousarray(t).reshape(np.shape(t)) for name, t in tensors.items()}
   data = safetensors.numpy.save(arrays, metadata={"format": "pt"})
-  _replace(folder / WEIGHTS, data)
-  _replace(folder / CONFIG, (json.dumps(dict(config), indent=2) + "\n").encode())
+  _replace(folder / file, data)
+  _replace(folder / about, (json.dumps(dict(config), indent=2) + "\n").encode())
 
 
 def fill(
