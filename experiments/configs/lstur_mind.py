@@ -12,28 +12,12 @@ Hardware: 1 GPU; 2 CPU cores take days.
 """
 
 from experiments import settings
+from experiments.configs import nrms_mind
 from recjax.systems.news import lstur
-from recjax.train import loop, optim
 
 
 def get_config():
-  return settings.config(
-    system="lstur",
-    task="impressions",
-    examples="impressions",
-    seeds=(0,),
-    batch_size=64,
-    data=settings.Data(
-      source="mind", path="MINDsmall", max_len=50, buckets=(10, 20), negatives=4, valid=0.1
-    ),
-    words=settings.Words(),
-    model=settings.model(lstur.Config),
-    train=loop.Config(
-      steps=20_000,
-      optimizer=optim.Config(rate=1e-4),
-      eval_every=1000,
-      best="valid/auc",
-      patience=3,
-    ),
-    evaluation=settings.Evaluation(ks=(5, 10), batch_size=64),
-  )
+  config = nrms_mind.get_config()
+  config.system = "lstur"
+  config.model = settings.model(lstur.Config)
+  return config.lock()  # the new section too
