@@ -83,7 +83,10 @@ def test_users_learn_in_pairs_and_articles_stay():
   wanted = np.mean([np.log1p(np.exp(scores[0, j] - scores[0, 1])) for j in (0, 2)]) + np.log(2)
   out = system.loss(params, assets, BATCH, jax.random.key(0))
   np.testing.assert_allclose([out.sum, out.weight], [wanted, 2], rtol=1e-5)
-  assert system.trainable(params)["articles"] == FROZEN != system.trainable(params)["reader"]
+  labels = system.trainable(params)
+  assert jax.tree.structure(labels) == jax.tree.structure(params)
+  assert set(jax.tree.leaves(labels["articles"])) == {FROZEN}
+  assert FROZEN not in jax.tree.leaves(labels["reader"])
   assert ebnr.make(dataclasses.replace(CFG, tuned=True)).trainable is None
   first = ebnr.make_pretrain(CFG).init(jax.random.key(0), assets, BATCH)
   shapes = (

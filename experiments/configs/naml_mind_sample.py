@@ -2,7 +2,11 @@
 
 AUC, MRR and NDCG of each impression's candidates, split at random as in nrms_mind_sample.py, which
 says what that means. 58% of the news have categories, 56% abstracts; of the others the titles are
-known alone. Word vectors start at random. Not yet measured.
+known alone. Word vectors start at random.
+
+Measured (2026-11-30, seed 0, 5 minutes beside other work): AUC .5661, MRR .3668, NDCG@5 .3852,
+NDCG@10 .4709; popularity, of the clicks that are not tested, .6299, .3879, .4226, .4969. It learns
+slowly here, and the steps were not raised for it: NRMS has .6502 after as many.
 
     python -m experiments.run --config=experiments/configs/naml_mind_sample.py \\
       --workdir=runs/naml_mind_sample

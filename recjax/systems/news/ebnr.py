@@ -165,7 +165,8 @@ def make_pretrain(cfg: Config) -> System:
 
 def make(cfg: Config) -> System:
   def trainable(params):
-    return {name: FROZEN if name == "articles" else "reader" for name in params}
+    labels = {name: FROZEN if name == "articles" else name for name in params}
+    return {n: jax.tree.map(lambda _, n=n: labels[n], tree) for n, tree in params.items()}
 
   system = clicks.system(EBNR(cfg), num_items=cfg.num_items, competing=pairs)
   return system if cfg.tuned else system._replace(trainable=trainable)
