@@ -3,10 +3,10 @@
 A budget that two CPU cores have for ten ways on two shops: T5-small's shape from scratch, 12,800
 questions (a tenth of those there are), none twice, and 2,000 users drawn to test, the same for all.
 Measured: Recall@10 .0200 by categories, with and without a number for the item, and by clusters
-with one, .0145 by clusters alone, .0060 by sequential numbers, .0020 by semantic ids (all nine in
-BUILD_NOTES.md); not yet measured: `title`. Published figures start from a pretrained T5 and take
-ten and more epochs (Hua et al., SIGIR-AP 2023), out of reach here. Full ranking by constrained
-beams, repeats allowed, the last event of each user tests; prompts with choices are left out.
+with one, .0145 by clusters alone, .0060 by sequential numbers, .0020 by titles and by semantic ids
+(all ten in BUILD_NOTES.md). Published figures start from a pretrained T5 and take ten and more
+epochs (Hua et al., SIGIR-AP 2023), out of reach here. Full ranking by constrained beams, repeats
+allowed, the last event of each user tests; prompts with choices are left out.
 
     python -m experiments.run --config=experiments/configs/p5_index_beauty.py \\
       --config.prompts.index.method=clusters --workdir=runs/p5_clusters --name=p5_beauty_clusters
