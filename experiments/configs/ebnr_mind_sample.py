@@ -2,8 +2,10 @@
 
 AUC, MRR and NDCG of each impression's candidates, split at random as in nrms_mind_sample.py, which
 says what that means. 58% of the news have a category: the others are reconstructed, without a
-triplet. The autoencoder is pretrained on the titles of all news, those that test included. Not yet
-measured.
+triplet. The autoencoder is pretrained on the titles of all news, those that test included.
+
+Measured (2026-11-30, seed 0, 1 minute beside other work): AUC .6449, MRR .3818, NDCG@5 .4079,
+NDCG@10 .4921; popularity, of the clicks that are not tested, .6299, .3879, .4226, .4969.
 
     python -m experiments.run --config=experiments/configs/ebnr_mind_sample.py \\
       --workdir=runs/ebnr_mind_sample
