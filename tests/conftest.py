@@ -33,6 +33,17 @@ hypothesis.settings.register_profile("recjax", deadline=None, max_examples=25, d
 hypothesis.settings.load_profile("recjax")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_a_file():
+  """Lets go of a file's compiled programs when its tests are done.
+
+  Each holds a few of the 65,530 memory maps that Linux gives a process; with all of them held, a
+  worker ran out, which ends in a segmentation fault.
+  """
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def write(tmp_path):
   """Writes a small file under a name, packed as its extension says, and gives the path."""
