@@ -185,7 +185,8 @@ class Recommender:
 
   def _numbered_users(self, users: Sequence[str | None] | None, count: int) -> np.ndarray:
     """[count] int32, PAD for one who is new."""
-    knows = "num_users" in {f.name for f in dataclasses.fields(self.config)}
+    fields = {f.name for f in dataclasses.fields(self.config)}
+    knows = "num_users" in fields and not getattr(SYSTEMS[self.system], "NEW_USERS", False)
     users = [None] * count if users is None else users
     if isinstance(users, str) or len(users) != count:
       raise DataError(f"`users` must be a list of {count} raw ids, one for each history")

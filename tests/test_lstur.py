@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from recjax.recommender import Recommender
 from recjax.systems.news import lstur
 
 ITEMS, USERS = 7, 5
@@ -102,3 +103,13 @@ def test_sizes_that_do_not_fit_are_told():
     dataclasses.replace(CFG, joined=True, filters=3)
   with pytest.raises(ValueError, match="masked=1.0"):
     dataclasses.replace(CFG, masked=1.0)
+
+
+def test_a_recommender_answers_a_new_user_by_the_clicks():
+  _, assets, params = made()
+  items, users = (np.array(["", *map(str, range(1, n))]) for n in (ITEMS, USERS))
+  held = Recommender("lstur", CFG, params, assets, items, items, users, max_len=3)
+  histories = [["2", "3"], ["4"]]
+  new, known = held.recommend(histories, k=6), held.recommend(histories, k=6, users=["1", "1"])
+  assert np.isfinite(new.scores).all() and not np.allclose(new.scores[0], new.scores[1])
+  assert not np.allclose(new.scores, known.scores)

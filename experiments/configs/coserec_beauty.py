@@ -31,7 +31,7 @@ def get_config():
     ),
     model=settings.model(coserec.Config, substitute=0.05, insert=0.5, short=0),
     train=loop.Config(
-      steps=6000,
+      steps=16_000,
       optimizer=optim.Config(rate=1e-3),
       eval_every=400,
       best="valid/ndcg@10",

@@ -27,6 +27,7 @@ from recjax.systems.news import clicks, naml
 from recjax.types import PAD, Array, System, known
 
 SERVED = ("titles", "categories", "subcategories")  # the assets that answers read
+NEW_USERS = True  # who has no vector of their own is told by the clicks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ from recjax.types import PAD, Array, Loss, System, known
 
 _CHUNK = 64  # news of the catalogue that are read at a time, for each user
 SERVED = ("titles",)  # the assets that answers read
+NEW_USERS = True  # who has no vector of their own is told by the clicks
 
 
 @dataclasses.dataclass(frozen=True)
