@@ -187,6 +187,26 @@ def merged_():
   return lora.merged(base(), changes(), CFG)
 
 
+def test_peft_answers_the_same_and_saves_what_was_loaded(tmp_path):
+  torch = pytest.importorskip("torch", reason="pip install recjax[parity]")
+  transformers = pytest.importorskip("transformers", reason="pip install recjax[parity]")
+  peft = pytest.importorskip("peft", reason="pip install recjax[parity]")
+  own, adapter, again = (tmp_path / name for name in ("base", "adapter", "again"))
+  gpt_weights.save(own, MODEL, base())
+  lora_weights.save(adapter, changes(), CFG, gpt_weights.rules(MODEL), base=str(own))
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(own)
+  theirs = peft.PeftModel.from_pretrained(theirs, str(adapter)).eval()
+  with torch.no_grad():
+    wanted = theirs(torch.tensor(np.asarray(TOKENS))).logits.numpy()
+  merged = lora.merged(base(), changes(), CFG)
+  np.testing.assert_allclose(gpt.logits(merged, MODEL, TOKENS), wanted, atol=1e-5)
+  assert abs(gpt.logits(base(), MODEL, TOKENS) - wanted).max() > 0.1
+  theirs.save_pretrained(again)
+  cfg, found = lora_weights.load(again, gpt_weights.rules(MODEL), base())
+  chex.assert_trees_all_equal(found, changes())
+  assert (cfg.rank, cfg.alpha) == (CFG.rank, CFG.alpha)
+
+
 def test_what_is_saved_is_what_is_loaded(tmp_path):
   rules = gpt_weights.rules(MODEL)
   lora_weights.save(tmp_path, changes(), CFG, rules)
