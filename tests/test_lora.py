@@ -37,8 +37,8 @@ def base():
 @functools.cache
 def changes():
   """With a B that matters."""
-  noise = np.random.default_rng(1)
-  shapes = jax.eval_shape(lambda: lora.init(jax.random.key(1), base(), CFG))
+  noise, params = np.random.default_rng(1), base()  # made here, not within the trace
+  shapes = jax.eval_shape(lambda: lora.init(jax.random.key(1), params, CFG))
   return jax.tree.map(lambda x: jnp.asarray(0.5 * noise.normal(size=x.shape), jnp.float32), shapes)
 
 
