@@ -144,10 +144,11 @@ def _solved(matrix, diagonal, right):
 def _chunks(met: scipy.sparse.csr_array, dim: int):
   """(ids [R], met [R, W]) of rows that met a similar number; few shapes, so few compilations.
 
-  W is a power of two, and all chunks of one W have one R; ids beyond the table only fill.
+  W is a power of two or three quarters of one, and all chunks of one W have one R; ids beyond the table only fill.
   """
   count = np.diff(met.indptr)
-  width = 2 ** np.ceil(np.log2(np.maximum(count, 1))).astype(int)
+  power = 2 ** np.ceil(np.log2(np.maximum(count, 1))).astype(int)
+  width = np.where((power > 4) & (count <= power * 3 // 4), power * 3 // 4, power)
   chunks = []
   for w in np.unique(width[count > 0]):
     ids = np.flatnonzero((width == w) & (count > 0))
