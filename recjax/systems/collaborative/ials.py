@@ -144,7 +144,8 @@ def _solved(matrix, diagonal, right):
 def _chunks(met: scipy.sparse.csr_array, dim: int):
   """(ids [R], met [R, W]) of rows that met a similar number; few shapes, so few compilations.
 
-  W is a power of two or three quarters of one, and all chunks of one W have one R; ids beyond the table only fill.
+  W is a power of two or three quarters of one, and all chunks of one W have one R; ids beyond the
+  table only fill.
   """
   count = np.diff(met.indptr)
   power = 2 ** np.ceil(np.log2(np.maximum(count, 1))).astype(int)
