@@ -15,27 +15,12 @@ Hardware: 2 CPU cores.
 """
 
 from experiments import settings
+from experiments.configs import cl4srec_beauty
 from recjax.systems.pretrain import coserec
-from recjax.train import loop, optim
 
 
 def get_config():
-  return settings.config(
-    system="coserec",
-    task="next_item",
-    examples="sequences",
-    seeds=(0,),
-    batch_size=64,  # histories of up to 50 items, 192 of up to 16, 384 of up to 8
-    data=settings.Data(
-      source="sequences", path="amazon14_p5/Beauty", max_len=50, buckets=(8, 16), even=True
-    ),
-    model=settings.model(coserec.Config, substitute=0.05, insert=0.5, short=0),
-    train=loop.Config(
-      steps=16_000,
-      optimizer=optim.Config(rate=1e-3),
-      eval_every=400,
-      best="valid/ndcg@10",
-      patience=3,
-    ),
-    evaluation=settings.Evaluation(ks=(5, 10)),
-  )
+  config = cl4srec_beauty.get_config()
+  config.system = "coserec"
+  config.model = settings.model(coserec.Config, substitute=0.05, insert=0.5, short=0)
+  return config.lock()  # the new section too

@@ -11,25 +11,12 @@ Hardware: 2 CPU cores, and patience, as all items are scored at every place; or 
 """
 
 from experiments import settings
+from experiments.configs import sasrec_beauty
 from recjax.systems.sequential import dros
-from recjax.train import loop, optim
 
 
 def get_config():
-  return settings.config(
-    system="dros",
-    task="next_item",
-    examples="rows",
-    seeds=(0,),
-    batch_size=40,  # rows, some 290 histories
-    data=settings.Data(source="sequences", path="amazon14_p5/Beauty", max_len=50, buckets=(8, 16)),
-    model=settings.model(dros.Config, max_len=50, dim=64, heads=1, ff=256, dropout=0.5),
-    train=loop.Config(
-      steps=3960,
-      optimizer=optim.Config(rate=1e-3),
-      eval_every=440,
-      best="valid/ndcg@10",
-      patience=3,
-    ),
-    evaluation=settings.Evaluation(ks=(5, 10)),
-  )
+  config = sasrec_beauty.get_config()
+  config.system = "dros"
+  config.model = settings.model(dros.Config, max_len=50, dim=64, heads=1, ff=256, dropout=0.5)
+  return config.lock()  # the new section too

@@ -121,9 +121,8 @@ def joint(
     last=True,
     rngs={"dropout": keys[1]},
   ).reshape(len(views), 2, -1)
-  some = (batch["weight"] > 0) & (batch["history"] != PAD).any(
-    1
-  )  # nobody's history is alike to nobody's
+  # A row without a history is like any other such row: none of them is asked.
+  some = (batch["weight"] > 0) & (batch["history"] != PAD).any(1)
   contrast, rows = losses.nt_xent(users[:, 0], users[:, 1], some, temperature=cfg.temperature)
   # Two means of their own, weighed, where the runtime divides once.
   whole = total + cfg.weight * count * contrast / jnp.maximum(rows, 1)

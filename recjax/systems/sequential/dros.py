@@ -91,11 +91,8 @@ def make(cfg: Config) -> System:
     if not cfg.alpha:
       return own
     dropout_key, _ = jax.random.split(key)  # as the backbone does: both terms are of one state
-    histories = batch["history"], batch.get("segment")
-    x = model.apply({"params": params}, *histories, train=True, rngs={"dropout": dropout_key})
-    target = batch["next"]
-    where = (target != PAD) & (batch["weight"] > 0)[:, None]
-    missed = errors(x @ params["items"].T, target)  # [B, T, I]
+    x, where = sasrec.states(model, params, batch, dropout_key)
+    missed = errors(x @ params["items"].T, batch["next"])  # [B, T, I]
     robust = losses.total(worst_case(missed, assets["log_nominal"], cfg.temperature), where)
     return Loss(own.sum + cfg.alpha * robust[0], own.weight, {"robust": robust})
 
