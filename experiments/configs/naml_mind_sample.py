@@ -7,8 +7,9 @@ known alone. Word vectors start at random.
 Measured (2026-11-30, seed 0, 5 minutes beside other work): AUC .5661, MRR .3668, NDCG@5 .3852,
 NDCG@10 .4709; popularity, of the clicks that are not tested, .6299, .3879, .4226, .4969. NRMS
 has .6502 after as many steps. Validation AUC stays at .53 from step 60 on, with three times the
-rate too, and of titles alone with this rate and ten times it; with all ReLUs left out it is .642. News vectors that are
-nowhere below 0 share a direction, which small random word vectors hardly leave in these steps.
+rate too, and of titles alone with this rate and ten times it; with all ReLUs left out it is .642.
+News vectors that are nowhere below 0 share a direction, which small random word vectors hardly
+leave in these steps.
 
     python -m experiments.run --config=experiments/configs/naml_mind_sample.py \\
       --workdir=runs/naml_mind_sample
