@@ -349,6 +349,7 @@ def test_a_run_on_reviews_keeps_what_it_wrote_and_shows_some(tmp_path):
   assert "<h2>Some texts</h2>" in page and page.count('class="user"') == 12
 
 
+@pytest.mark.slow
 def test_more_sums_before_are_another_run(tmp_path):
   """What was tuned from the sums of before does not pass for what these lead to."""
 

@@ -29,6 +29,7 @@ def cells(installs=False):
       yield "".join(cell["source"]) + (TINY if "config" in tags else "")
 
 
+@pytest.mark.slow
 def test_the_cells_run_end_to_end(as_user, tmp_path):
   script = "import sys\n" + "\n".join(cells())
   command = [sys.executable, "-c", script, str(tmp_path / "run")]

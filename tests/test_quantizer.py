@@ -321,6 +321,7 @@ def test_vectors_that_are_no_matrix_are_named_before_any_learning(method):
       learn.quantizer(learn.Config(method=method, sizes=()), bad)
 
 
+@pytest.mark.slow
 def test_of_several_tries_the_one_with_the_fewest_collisions_is_kept(tmp_path):
   x = np.random.default_rng(0).normal(size=(90, 8)).astype(np.float32)
   cfg = learn.Config(sizes=(4, 4), epochs=2, batch_size=32, tries=3)
